@@ -1,0 +1,105 @@
+"""What a ranking may cost at most, and how long documents share a context fairly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+from .documents import Usage
+from .errors import InputError, InputTypeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits for one query. The run ends before a call that would break one, with the best order so far.
+
+    Args:
+        calls: Requests to the model.
+        tokens: Tokens computed, prompt and generated together.
+        thinking_tokens: Tokens generated while thinking; the last call's thinking is cut to what is left.
+        seconds: Wall time since the start of the query, looked at between calls.
+    """
+
+    calls: int | None = None
+    tokens: int | None = None
+    thinking_tokens: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None:
+                continue
+            numeric = (int, float) if item.name == "seconds" else int
+            if isinstance(value, bool) or not isinstance(value, numeric):
+                raise InputTypeError(f"budget.{item.name}", f"expected a number, got {type(value).__name__}")
+            if not value > 0:
+                raise InputError(
+                    f"budget.{item.name}", f"{value} allows nothing; pass more than 0, or None for no limit"
+                )
+
+    def exceeded(self, spent: Usage, seconds: float, next_call: int = 0) -> str | None:
+        """Names the limit that one more call would break; None where it may go ahead.
+
+        Args:
+            spent: What was used so far.
+            seconds: Time since the start of the query.
+            next_call: Tokens that the next call is going to compute at most.
+        """
+        if self.calls is not None and spent.calls >= self.calls:
+            return f"the budget of {self.calls} calls is used up"
+        if self.tokens is not None and spent.tokens + next_call > self.tokens:
+            return f"the next call would take {spent.tokens + next_call} tokens, the budget is {self.tokens}"
+        if self.seconds is not None and seconds >= self.seconds:
+            return f"the deadline of {self.seconds:g} s has passed"
+        return None
+
+    def thinking_left(self, asked: int, spent: Usage) -> int:
+        """Thinking tokens that the next call may take."""
+        if self.thinking_tokens is None:
+            return asked
+        return max(0, min(asked, self.thinking_tokens - spent.thinking))
+
+
+NO_LIMIT = Budget()
+
+
+def fair_cap(lengths: Sequence[int], total: int) -> int:
+    """The largest length to which all can be cut so that they fit together: short ones stay whole.
+
+    Args:
+        lengths: Tokens of each document.
+        total: Tokens for all of them together.
+
+    >>> fair_cap([10, 100, 300], 210)
+    100
+    >>> fair_cap([10, 20], 100)
+    20
+    """
+    left = max(total, 0)
+    ordered = sorted(lengths)
+    for position, length in enumerate(ordered):
+        share = left // (len(ordered) - position)
+        if length > share:
+            return share
+        left -= length
+    return ordered[-1] if ordered else 0
+
+
+def shorten(text: str, limit: int, count: Callable[[str], int]) -> str:
+    """The longest run of leading words of `text` that counts at most `limit` tokens.
+
+    Args:
+        text: Any text.
+        limit: Tokens to keep, 0 or more.
+        count: Number of tokens in a text.
+    """
+    words = text.split()
+    low, high = 0, len(words)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(" ".join(words[:middle])) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return " ".join(words[:low])

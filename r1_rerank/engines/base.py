@@ -1,0 +1,112 @@
+"""The seam between ranking and whatever runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ..documents import Usage
+from ..errors import EngineError
+from ..prompts import Message
+from ..strategies import ALPHABET
+
+CAPABILITIES = frozenset({"constrain", "logprobs", "thinking", "reuse"})
+"""`constrain`: answers are decoded over the live labels only. `logprobs`: their distribution is reported.
+`thinking`: a thinking budget is kept. `reuse`: what two prompts of a session share is computed once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """One question to the model.
+
+    Args:
+        messages: The prompt, ending with a user turn.
+        labels: Live labels. The answer names `pick` of them; None leaves the model free to write anything.
+        pick: Number of labels to answer, each once, in order.
+        thinking_budget: Tokens to think before the answer is forced; 0 answers at once.
+        max_answer_tokens: Limit for an answer that is not constrained.
+        temperature: 0 is greedy.
+        seed: For sampling; the same seed gives the same answer whatever stands in the same batch.
+        session: Requests of one conversation carry the same name, so that an engine can keep its cache.
+    """
+
+    messages: Sequence[Message]
+    labels: tuple[str, ...] | None
+    pick: int = 1
+    thinking_budget: int = 0
+    max_answer_tokens: int = 64
+    temperature: float = 0.0
+    seed: int | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What the model answered, or why it did not.
+
+    Args:
+        text: The turn as written; without the thinking where the engine tells it apart.
+        thinking: The reasoning, where the engine tells it apart.
+        label_logprobs: Natural-log probabilities. For `pick` = 1 the whole distribution over the live labels,
+            renormalised; for more, each answered label's at its own place. None where the engine cannot tell.
+        usage: What the request cost.
+        finish_reason: `stop`, or `length` where a token limit ended thinking or answer.
+        error: Set where the request failed; then nothing else counts.
+    """
+
+    text: str = ""
+    thinking: str = ""
+    label_logprobs: dict[str, float] | None = None
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
+    error: EngineError | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What an engine's tokenizer and chat template can do.
+
+    Args:
+        append: The tokens of a conversation are a prefix of those of the same conversation a step later. False
+            for chat templates that rewrite earlier turns: `append` form would gain nothing there.
+        labels: The labels that are one token each inside an answer.
+    """
+
+    append: bool = True
+    labels: tuple[str, ...] = tuple(ALPHABET)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Runs a model. Write your own with these members; `ScriptedEngine` is the shortest example.
+
+    `batch_size` is how many requests `generate` runs together: a driver keeps that many queries under way.
+    `context_tokens` is the longest prompt and answer together, None where it is not known. `probe` is asked once,
+    with a conversation after one, two and three steps.
+    """
+
+    name: str
+    capabilities: frozenset[str]
+    batch_size: int
+    context_tokens: int | None
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Answers every request, in order. A failed request is a `Completion.error`, never an exception."""
+        ...
+
+    async def agenerate(self, request: GenerationRequest) -> Completion:
+        """Answers one request; cancelling the task leaves nothing of it behind."""
+        ...
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt, chat template included."""
+        ...
+
+    def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
+        """Finds out what holds for this tokenizer and chat template."""
+        ...
+
+    def close(self) -> None:
+        """Frees what the engine holds. Closing twice is fine."""
+        ...

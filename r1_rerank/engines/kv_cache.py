@@ -1,0 +1,196 @@
+"""Key-value caches for the transformers engine: prefixes kept between calls, and padded batches."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    Layers = list[tuple[torch.Tensor, torch.Tensor]]
+    """Keys and values of each layer, shaped (1, heads, tokens, head size)."""
+
+MIN_SHARED = 64
+"""Tokens from which on a prefix of somebody else's prompt is worth taking over."""
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Number of leading tokens that are equal."""
+    length = min(len(left), len(right))
+    if left[:length] == right[:length]:
+        return length
+    low, high = 0, length  # the first difference lies in [low, high): slices compare far faster than a loop
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens whose keys and values are known. Never changed once made, so that many rows may share it."""
+
+    tokens: list[int]
+    layers: Layers
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+
+    def cut(self, length: int) -> Prefix:
+        """The first `length` tokens."""
+        if length == len(self.tokens):
+            return self
+        return Prefix(
+            self.tokens[:length],
+            [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers],
+        )
+
+
+class PrefixCache:
+    """The prefixes of recent sessions, up to a number of bytes; the least recently used goes first."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._entries: OrderedDict[str, Prefix] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, session: str | None, tokens: list[int]) -> Prefix | None:
+        """The longest known prefix of a prompt, its last token left out so that there is something to compute."""
+        best, best_length, best_name = None, 0, ""
+        for name, entry in self._entries.items():
+            length = min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
+            if length > best_length and (name == session or length >= MIN_SHARED):
+                best, best_length, best_name = entry, length, name
+        if best is None:
+            return None
+        self._entries.move_to_end(best_name)
+        return best.cut(best_length)
+
+    def store(self, session: str, prefix: Prefix) -> None:
+        """Keeps a prefix under a session's name in place of what it had."""
+        self._drop(session)
+        if prefix.nbytes > self.max_bytes:
+            return
+        self._entries[session] = prefix
+        self._bytes += prefix.nbytes
+        while self._bytes > self.max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries.clear()
+        self._bytes = 0
+
+    def _drop(self, session: str) -> None:
+        entry = self._entries.pop(session, None)
+        if entry is not None:
+            self._bytes -= entry.nbytes
+
+
+class Batch:
+    """Rows of different lengths that go through the model together, each from its own cached prefix.
+
+    Shorter rows are padded on the left of every piece that is fed; a mask hides the padding, and positions count
+    real tokens only, so that a row's numbers do not depend on its neighbours.
+    """
+
+    def __init__(self, model: Any, prefixes: Sequence[Prefix | None]) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        self._model = model
+        self._device = model.device
+        lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
+        width = max(lengths)
+        self._mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths], dtype=torch.long)
+        self._cache = (
+            DynamicCache(config=model.config) if width == 0 else DynamicCache(ddp_cache_data=_stack(prefixes, width))
+        )
+
+    def feed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Feeds each row its tokens (none is fine) and returns the logits after the last, shaped (rows, vocabulary).
+
+        The logits of a row that was fed nothing mean nothing.
+        """
+        import torch
+
+        width = max(len(row) for row in rows)
+        tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
+        fresh = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
+        start = self._mask.sum(dim=1, keepdim=True)
+        positions = (start + fresh.cumsum(dim=1) - 1).clamp(min=0)
+        self._mask = torch.cat([self._mask, fresh], dim=1)
+        output = self._model(
+            input_ids=tokens.to(self._device),
+            # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
+            attention_mask=None if bool(self._mask.all()) else self._mask.to(self._device),
+            position_ids=positions.to(self._device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+    def layers(self, row: int, length: int) -> Layers:
+        """Keys and values of the first `length` real tokens of a row."""
+        real = self._mask[row].nonzero().squeeze(1)[:length]
+        start, stop = int(real[0]), int(real[-1]) + 1
+        if stop - start == len(real):
+            where: Any = slice(start, stop)
+            # A copy: a view would keep the whole batch alive.
+            copy = len(self._mask) > 1
+            return [
+                (keys.clone(), values.clone()) if copy else (keys, values)
+                for keys, values in (
+                    (layer.keys[row : row + 1, :, where], layer.values[row : row + 1, :, where])
+                    for layer in self._cache.layers
+                )
+            ]
+        where = real.to(self._device)
+        return [
+            (layer.keys[row : row + 1, :, where], layer.values[row : row + 1, :, where]) for layer in self._cache.layers
+        ]
+
+
+def is_croppable(model: Any) -> bool:
+    """True if all layers keep full keys and values, so that a prefix can be cut and taken up again.
+
+    Sliding windows drop what lies behind, and linear attention cannot go back.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+
+def _stack(prefixes: Sequence[Prefix | None], width: int) -> Layers:
+    import torch
+
+    if len(prefixes) == 1 and prefixes[0] is not None:
+        return prefixes[0].layers
+    sample = next(prefix for prefix in prefixes if prefix is not None)
+    stacked = []
+    for number, (keys, values) in enumerate(sample.layers):
+        both = []
+        for which, like in enumerate((keys, values)):
+            block = torch.zeros(
+                len(prefixes), like.shape[1], width, like.shape[3], dtype=like.dtype, device=like.device
+            )
+            for row, prefix in enumerate(prefixes):
+                if prefix is not None:
+                    block[row, :, width - len(prefix.tokens) :] = prefix.layers[number][which][0]
+            both.append(block)
+        stacked.append((both[0], both[1]))
+    return stacked

@@ -1,0 +1,96 @@
+"""Loading a transformers model, and what its tokenizer brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, InputError, OutOfMemoryError
+from ..prompts import quote
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no chatter of transformers while a model loads: a library does not print."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def unquoted_control_tokens(tokenizer: Any) -> list[str]:
+    """Control tokens that would survive `quote` inside a document, longest first."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted((token for token in special if token in quote(token)), key=len, reverse=True)
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Tokens that end a turn."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*ends, tokenizer.eos_token_id] if token is not None)
+
+
+def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtype: str) -> tuple[Any, Any]:
+    """Model and tokenizer on their device; see `TransformersEngine` for the arguments and errors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = _device(device)
+    number_format = _dtype(dtype, where)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                name, dtype=number_format, use_safetensors=True, trust_remote_code=False
+            )
+            if adapter is not None:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise CheckpointError(f"model {name!r} cannot be loaded: {error}") from error
+    try:
+        return model.to(where), tokenizer
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(f"model {name!r} does not fit into the memory of {where}: {error}") from error
+
+
+def _device(device: str) -> torch.device:
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise InputError("device", f"{device!r} is not auto, cuda, cuda:0, mps or cpu") from error
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    import torch
+
+    formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype in formats:
+        return formats[dtype]
+    if dtype != "auto":
+        raise InputError("dtype", f"{dtype!r} is not auto, {', '.join(formats)}")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    # Without instructions for it bfloat16 is emulated, and slower than float32.
+    supported = any(flag for name, flag in torch.cpu.get_capabilities().items() if "bf16" in name)
+    return torch.bfloat16 if supported else torch.float32

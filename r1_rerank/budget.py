@@ -50,6 +50,8 @@ class Budget:
             return f"the budget of {self.calls} calls is used up"
         if self.tokens is not None and spent.tokens + next_call > self.tokens:
             return f"the next call would take {spent.tokens + next_call} tokens, the budget is {self.tokens}"
+        if self.thinking_tokens is not None and spent.thinking >= self.thinking_tokens:
+            return f"the budget of {self.thinking_tokens} thinking tokens is used up"
         if self.seconds is not None and seconds >= self.seconds:
             return f"the deadline of {self.seconds:g} s has passed"
         return None
@@ -89,17 +91,27 @@ def fair_cap(lengths: Sequence[int], total: int) -> int:
 def shorten(text: str, limit: int, count: Callable[[str], int]) -> str:
     """The longest run of leading words of `text` that counts at most `limit` tokens.
 
+    Where not even the first word fits, its first characters: Chinese and Japanese have no spaces.
+
     Args:
         text: Any text.
         limit: Tokens to keep, 0 or more.
         count: Number of tokens in a text.
     """
     words = text.split()
-    low, high = 0, len(words)
+    kept = _most(len(words), lambda size: count(" ".join(words[:size])) <= limit)
+    if kept or not words:
+        return " ".join(words[:kept])
+    return words[0][: _most(len(words[0]), lambda size: count(words[0][:size]) <= limit)]
+
+
+def _most(high: int, fits: Callable[[int], bool]) -> int:
+    """The largest size up to `high` that fits, found by halving; 0 where none does."""
+    low = 0
     while low < high:
         middle = (low + high + 1) // 2
-        if count(" ".join(words[:middle])) <= limit:
+        if fits(middle):
             low = middle
         else:
             high = middle - 1
-    return " ".join(words[:low])
+    return low

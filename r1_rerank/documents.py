@@ -6,6 +6,7 @@ documents as they were passed; every rank counts from 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, overload
@@ -45,7 +46,11 @@ class Document:
         for name, value in (("text", self.text), ("id", self.id), ("title", self.title)):
             if not isinstance(value, str) and (value is not None or name == "text"):
                 raise InputTypeError(f"Document.{name}", f"expected a str, got {type(value).__name__}")
-        if self.price is not None and (isinstance(self.price, bool) or not self.price >= 0):
+        if self.price is None:
+            return
+        if isinstance(self.price, bool) or not isinstance(self.price, int | float):
+            raise InputTypeError("Document.price", f"expected a number, got {type(self.price).__name__}")
+        if not self.price >= 0:
             raise InputError("Document.price", f"expected dollars per million tokens >= 0, got {self.price!r}")
 
 
@@ -213,8 +218,18 @@ class RerankResult:
         if self.error is not None:
             record["error"] = str(self.error)
         if trace:
-            record["steps"] = [asdict(step) for step in self.steps]
+            record["steps"] = [_step_record(step) for step in self.steps]
         return record
+
+
+def _step_record(step: Step) -> dict[str, Any]:
+    """The step as JSON gives it back: lists, keys that are str, and null for the logarithm of zero."""
+    record = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(step).items()}
+    if step.logprobs is not None:
+        record["logprobs"] = {
+            str(index): value if math.isfinite(value) else None for index, value in step.logprobs.items()
+        }
+    return record
 
 
 def as_documents(documents: Iterable[str | Document], argument: str = "documents") -> tuple[Document, ...]:

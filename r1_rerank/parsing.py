@@ -57,7 +57,7 @@ def parse(completion: str, live: Sequence[str], pick: int = 1) -> ParsedAnswer:
     faults: list[tuple[str, str]] = []
     thinking, rest = _split_thinking(completion, faults)
     body, tagged = _answer_body(rest, faults)
-    named = _tagged_labels(body, faults) if tagged else _prose_labels(body, pick)
+    named = _tagged_labels(body, faults) if tagged else _prose_labels(body, live, pick)
     return ParsedAnswer(_keep_live(named, live, pick, faults), thinking, tuple(faults))
 
 
@@ -102,10 +102,10 @@ def _tagged_labels(body: str, faults: list[tuple[str, str]]) -> list[str]:
     return _LABEL.findall(body)
 
 
-def _prose_labels(text: str, pick: int) -> list[str]:
+def _prose_labels(text: str, live: Sequence[str], pick: int) -> list[str]:
     named = list(dict.fromkeys(_LABEL.findall(text)))
-    # One label asked for and several mentioned: which one is meant is anybody's guess.
-    return [] if pick == 1 and len(named) > 1 else named
+    # More labels mentioned than asked for: which ones are meant is anybody's guess.
+    return [] if sum(label in live for label in named) > pick else named
 
 
 def _keep_live(named: list[str], live: Sequence[str], pick: int, faults: list[tuple[str, str]]) -> tuple[str, ...]:

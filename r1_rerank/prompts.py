@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from .errors import InputError, InputTypeError, TemplateError
-from .rows import TaskName
+from .rows import OBJECTIVES, TaskName
 from .strategies import Window
 from .tasks import TASKS, Task
 
@@ -34,11 +34,12 @@ NEXT_LABEL = LABEL_CLOSE + SEPARATOR + LABEL_OPEN
 # Half-width and full-width: some tokenizers fold the second into the first.
 _LABEL_LIKE = re.compile(r"[\[［]\s*([A-Za-zＡ-Ｚａ-ｚ])\s*[\]］]")
 # [INST], [/INST], [gMASK], [TOOL_CALLS]: control tokens of chat templates.
-_BRACKET_TOKEN = re.compile(r"[\[［](/?\w*[A-Z_]{2}\w*)[\]］]")
+_BRACKET_TOKEN = re.compile(r"[\[［]([/／]?\w*[A-Z_Ａ-Ｚ＿]{2}\w*)[\]］]")
 # <answer>, </think>, <|im_end|>, <s>, <<SYS>>: whatever opens a tag or a control token.
-_TAG_OPEN = re.compile(r"[<＜](?=[A-Za-z/|｜_!<＜])")
+_TAG_OPEN = re.compile(r"[<＜](?=[A-Za-z/|_!<Ａ-Ｚａ-ｚ／｜＿！＜])")
 
 
+@lru_cache(maxsize=2048)  # a document is shown in many steps
 def quote(text: str) -> str:
     """Makes text harmless inside a prompt, still legible.
 
@@ -150,6 +151,9 @@ class PromptTemplate:
         }
         for name, (required, optional) in asks_for.items():
             _check_placeholders(name, getattr(self, name), required, optional)
+        for name, wording in self.objectives.items():
+            if self.task != "routing" or name not in OBJECTIVES or not isinstance(wording, str):
+                raise TemplateError("objectives", f"{name!r} is not a wording of one of {', '.join(OBJECTIVES)}")
 
     @classmethod
     def builtin(cls, task: TaskName) -> PromptTemplate:
@@ -173,7 +177,7 @@ class PromptTemplate:
     def from_dict(cls, values: Mapping[str, Any], *, source: str = "template") -> PromptTemplate:
         """Builds a template from plain values, such as those of `to_dict`."""
         known = {item.name: item for item in fields(cls)}
-        if unknown := sorted(set(values) - set(known)):
+        if unknown := sorted(map(str, set(values) - set(known))):
             raise TemplateError(source, f"unknown key {', '.join(unknown)}; known are {', '.join(known)}")
         needed = set(known) - {"think", "objectives"}
         if missing := sorted(needed - set(values)):
@@ -192,7 +196,7 @@ class PromptTemplate:
 
         try:
             values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
             mark = getattr(error, "problem_mark", None)
             where = f"{source}, line {mark.line + 1}" if mark else source
             raise TemplateError(where, f"is not YAML: {getattr(error, 'problem', error)}") from error
@@ -230,16 +234,25 @@ class PromptTemplate:
             }
         )
         messages = [{"role": "user", "content": content}]
-        for position, group in enumerate(window.removed):
-            later = window.removed[position + 1 :]
-            count -= len(group)
-            pick = len(later[0]) if later else window.pick
-            follow_up = self.next if pick == 1 else self.next_many
-            messages += [
-                {"role": "assistant", "content": render_answer(group)},
-                {"role": "user", "content": follow_up.format(pick=pick, count=count)},
-            ]
+        picks = [len(group) for group in window.removed[1:]] + [window.pick]
+        for steps, pick in enumerate(picks[: len(window.removed)], start=1):
+            messages = self.extend(messages, replace(window, removed=window.removed[:steps], pick=pick))
         return messages
+
+    def extend(self, messages: Sequence[Message], window: Window) -> list[Message]:
+        """The messages of a conversation that is one step further: the last answer, and the next question.
+
+        Args:
+            messages: What was rendered for the step before.
+            window: The same window after that step's answer.
+        """
+        count = len(window.candidates) - sum(map(len, window.removed))
+        follow_up = self.next if window.pick == 1 else self.next_many
+        return [
+            *messages,
+            {"role": "assistant", "content": render_answer(window.removed[-1])},
+            {"role": "user", "content": follow_up.format(pick=window.pick, count=count)},
+        ]
 
     def _subject(self, task: Task) -> dict[str, str]:
         values = {}
@@ -257,6 +270,8 @@ class PromptTemplate:
 
 def default_templates(own: Mapping[TaskName, PromptTemplate] | None = None) -> dict[TaskName, PromptTemplate]:
     """The built-in wording of every task, some of it replaced by one's own."""
+    if own is not None and not isinstance(own, Mapping):
+        raise InputTypeError("templates", f"expected a PromptTemplate for each task's name, got {type(own).__name__}")
     templates = {task: PromptTemplate.builtin(task) for task in TASKS}
     for task, template in (own or {}).items():
         if task not in TASKS:
@@ -279,9 +294,13 @@ def _check_placeholders(name: str, text: str, required: set[str], optional: set[
     if not isinstance(text, str):
         raise TemplateError(name, f"expected text, got {type(text).__name__}")
     try:
-        found = {part for _, part, _, _ in Formatter().parse(text) if part is not None}
+        parts = [(part, spec, conversion) for _, part, spec, conversion in Formatter().parse(text) if part is not None]
     except ValueError as error:
         raise TemplateError(name, f"{error}; write {{{{ and }}}} for braces that are text") from error
+    for part, spec, conversion in parts:
+        if spec or conversion:
+            raise TemplateError(name, f"the placeholder {{{part}}} takes no format; write it without ! and :")
+    found = {part for part, _, _ in parts}
     if missing := sorted(required - found):
         raise TemplateError(name, f"lacks the placeholder {', '.join(f'{{{part}}}' for part in missing)}")
     if unknown := sorted(found - required - optional):

@@ -17,7 +17,7 @@ from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind,
 from .engines.base import Completion, Engine, GenerationRequest
 from .errors import ContextOverflowError, EngineError
 from .parsing import parse
-from .prompts import PromptTemplate, quote
+from .prompts import Message, PromptTemplate, quote
 from .rows import TaskName
 from .strategies import ALPHABET, Answer, IRanker, Strategy, Window, fallen_labels, survival_scores
 from .tasks import Task
@@ -101,6 +101,7 @@ class Ranking:
         self._texts = [task.candidate_text(document) for document in documents]
         self._order: tuple[int, ...] = tuple(range(len(documents)))
         self._window: Window | None = None
+        self._messages: list[Message] = []
         capacity = None
         try:
             self._texts, capacity = self._fit(self._texts)
@@ -224,7 +225,7 @@ class Ranking:
         thinking = self._budget.thinking_left(options.thinking, self._usage)
         pick = self._pick(window)
         return GenerationRequest(
-            messages=self._template.render(self._task, self._texts, window, thinking=options.thinking > 0),
+            messages=self._messages,
             labels=tuple(window.live) if options.constrain else None,
             pick=pick,
             thinking_budget=thinking,
@@ -252,6 +253,12 @@ class Ranking:
             self._order = self._window.standing
         except StopIteration as stop:
             self._window, self._order = None, stop.value
+            return
+        if self._window.removed:
+            self._messages = self._template.extend(self._messages, self._window)
+        else:
+            thinking = self._options.thinking > 0
+            self._messages = self._template.render(self._task, self._texts, self._window, thinking=thinking)
 
     def _stop(self, kind: str, detail: str, step: int | None = None) -> None:
         self._faults.append(Fault(step, kind, detail))

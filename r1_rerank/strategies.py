@@ -131,7 +131,7 @@ class _Windowed:
         seed: int | None = None,
     ) -> Run:
         """Starts a run; see `Strategy.run`."""
-        capacity = min(len(alphabet), capacity or len(alphabet))
+        capacity = len(alphabet) if capacity is None else min(capacity, len(alphabet))
         if capacity < 2:
             raise InputError("capacity", f"{capacity} is too small; a prompt must hold at least 2 documents")
         limit = capacity if self.windows == "auto" else min(self.window, capacity)
@@ -261,6 +261,8 @@ def fallen_labels(answer: Answer, live: Sequence[str], pick: int) -> tuple[str, 
     Those that the answer names, then the most probable, then the last of the incoming order.
     """
     worst = list(answer.labels[:pick])
+    if len(worst) == pick:
+        return tuple(worst)
     rest = [label for label in reversed(live) if label not in worst]
     # Without a usable answer nothing is known: the last of the incoming order falls, and the order stays.
     if worst and answer.logprobs is not None:

@@ -43,7 +43,7 @@ class Recommendation:
     name: ClassVar[TaskName] = "recommendation"
 
     def __init__(self, history: Iterable[str]) -> None:
-        if isinstance(history, str) or not isinstance(history, Iterable):
+        if isinstance(history, str | bytes | Mapping) or not isinstance(history, Iterable):
             raise InputTypeError(
                 "history", f"expected a list of str, got {type(history).__name__}; wrap one item as [item]"
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,57 @@ class PrefixCache:
             self._bytes -= entry.nbytes
 
 
+class LabelHead:
+    """The output layer for a few tokens, in float32.
+
+    In bfloat16 two logits near 20 differ by 0.125 or not at all, so that labels would tie. Their logits are
+    computed again from the last hidden state, unless the model does more to its logits than one matrix product.
+
+    Args:
+        model: A causal language model.
+        tokens: The tokens to try it on.
+    """
+
+    def __init__(self, model: Any, tokens: list[int]) -> None:
+        import torch
+
+        self._layer = model.get_output_embeddings()
+        self._hidden: torch.Tensor | None = None
+        plain = type(self._layer) is torch.nn.Linear and self._layer.weight.dtype in (torch.bfloat16, torch.float16)
+        self.exact = plain and bool(tokens) and self._agrees(model, tokens)
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Keeps the hidden states that reach the output layer meanwhile."""
+        handle = self._layer.register_forward_pre_hook(self._keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def last_hidden(self) -> torch.Tensor:
+        """Hidden state of the last token of each row, shaped (rows, hidden size)."""
+        assert self._hidden is not None, "nothing was watched"
+        return self._hidden[:, -1]
+
+    def logits(self, hidden: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
+        """Logits of the given tokens for one hidden state."""
+        logits: torch.Tensor = self._layer.weight[list(tokens)].float() @ hidden.float()
+        return logits if self._layer.bias is None else logits + self._layer.bias[list(tokens)].float()
+
+    def _keep(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        self._hidden = inputs[0]
+
+    def _agrees(self, model: Any, tokens: list[int]) -> bool:
+        import torch
+
+        with torch.inference_mode(), self.watch():
+            output = model(input_ids=torch.tensor([tokens], device=model.device), logits_to_keep=1)
+            theirs = output.logits[0, -1, tokens].float()
+            ours = self.logits(self.last_hidden()[0], tokens)
+        return bool(torch.allclose(ours, theirs, rtol=0.02, atol=0.05))
+
+
 class Batch:
     """Rows of different lengths that go through the model together, each from its own cached prefix.
 
@@ -105,43 +157,54 @@ class Batch:
     real tokens only, so that a row's numbers do not depend on its neighbours.
     """
 
-    def __init__(self, model: Any, prefixes: Sequence[Prefix | None]) -> None:
+    def __init__(self, model: Any, prefixes: Sequence[Prefix | None], head: LabelHead) -> None:
         import torch
         from transformers import DynamicCache
 
         self._model = model
         self._device = model.device
+        self._head = head
         lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
         width = max(lengths)
         self._mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths], dtype=torch.long)
         self._cache = (
-            DynamicCache(config=model.config) if width == 0 else DynamicCache(ddp_cache_data=_stack(prefixes, width))
+            DynamicCache(ddp_cache_data=_stack(prefixes, width)) if width else DynamicCache(config=model.config)
         )
+        self._logits: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
+        self._hidden: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
 
-    def feed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Feeds each row its tokens (none is fine) and returns the logits after the last, shaped (rows, vocabulary).
-
-        The logits of a row that was fed nothing mean nothing.
-        """
+    def feed(self, rows: Sequence[Sequence[int]]) -> None:
+        """Feeds each row its tokens. A row that gets none stays as it was."""
         import torch
 
         width = max(len(row) for row in rows)
         tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
         fresh = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
-        start = self._mask.sum(dim=1, keepdim=True)
-        positions = (start + fresh.cumsum(dim=1) - 1).clamp(min=0)
+        positions = (self._mask.sum(dim=1, keepdim=True) + fresh.cumsum(dim=1) - 1).clamp(min=0)
         self._mask = torch.cat([self._mask, fresh], dim=1)
-        output = self._model(
-            input_ids=tokens.to(self._device),
-            # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
-            attention_mask=None if bool(self._mask.all()) else self._mask.to(self._device),
-            position_ids=positions.to(self._device),
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: torch.Tensor = output.logits[:, -1].float()
-        return logits
+        with self._head.watch() if self._head.exact else nullcontext():
+            output = self._model(
+                input_ids=tokens.to(self._device),
+                # Without padding the mask says nothing, and leaving it out lets attention take its fast path.
+                attention_mask=None if bool(self._mask.all()) else self._mask.to(self._device),
+                position_ids=positions.to(self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        for number, row in enumerate(rows):
+            if row:
+                self._logits[number] = output.logits[number, -1]
+                if self._head.exact:
+                    self._hidden[number] = self._head.last_hidden()[number]
+
+    def logits(self, row: int, tokens: Sequence[int] | None = None) -> torch.Tensor:
+        """Logits after the last token of a row, of the given tokens or of the whole vocabulary."""
+        if tokens is None:
+            return self._logits[row].float()
+        if self._head.exact:
+            return self._head.logits(self._hidden[row], tokens)
+        return self._logits[row][list(tokens)].float()
 
     def layers(self, row: int, length: int) -> Layers:
         """Keys and values of the first `length` real tokens of a row."""

@@ -1,4 +1,4 @@
-"""Loading a transformers model, and what its tokenizer brings along."""
+"""Loading a model with transformers: device, number format, adapter, and errors in our own words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InputError, OutOfMemoryError
-from ..prompts import quote
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +27,6 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def unquoted_control_tokens(tokenizer: Any) -> list[str]:
-    """Control tokens that would survive `quote` inside a document, longest first."""
-    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted((token for token in special if token in quote(token)), key=len, reverse=True)
-
-
-def stop_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Tokens that end a turn."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ends = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in [*ends, tokenizer.eos_token_id] if token is not None)
 
 
 def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtype: str) -> tuple[Any, Any]:
@@ -74,9 +60,12 @@ def _device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise InputError("device", f"{device!r} is not auto, cuda, cuda:0, mps or cpu") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device", f"{device!r}: this torch finds no CUDA device; pass auto or cpu")
+    return found
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:

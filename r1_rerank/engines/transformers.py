@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..documents import Usage
 from ..errors import (
     ContextOverflowError,
     EngineClosedError,
@@ -23,52 +17,19 @@ from ..errors import (
     InputTypeError,
     OutOfMemoryError,
 )
-from ..prompts import (
-    ANSWER_CLOSE,
-    FIRST_LABEL,
-    NEXT_LABEL,
-    THINK_CLOSE,
-    Message,
-    break_tokens,
-    close_thinking,
-    open_turn,
-    plain_chat,
-    render_answer,
-)
-from ..strategies import ALPHABET
+from ..prompts import Message
+from . import decoding
 from .base import Completion, GenerationRequest, Probe
-from .kv_cache import MIN_SHARED, Batch, Prefix, PrefixCache, common_prefix, is_croppable
-from .loading import load_model, stop_tokens, unquoted_control_tokens
-
-if TYPE_CHECKING:
-    import torch
+from .decoding import Job
+from .kv_cache import MIN_SHARED, Batch, LabelHead, Prefix, PrefixCache, common_prefix, is_croppable
+from .loading import load_model
+from .queueing import RequestQueue
+from .tokenization import ChatTokenizer
 
 logger = logging.getLogger(__name__)
 
 _BUCKET = 1.25
 """Rows share a batch while the longest has at most this many times the tokens of the shortest to compute."""
-
-
-@dataclass
-class _Job:
-    """A request on its way through the model."""
-
-    request: GenerationRequest
-    tokens: list[int]
-    cancelled: Callable[[], bool]
-    prefix: Prefix | None = None
-    thinking: list[int] = field(default_factory=list)
-    answer: list[int] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    logprobs: dict[str, float] = field(default_factory=dict)
-    computed: int = 0
-    shared: int = 0  # tokens of its prefix that were computed in its name
-    finish_reason: str = "stop"
-    generator: torch.Generator | None = None
-
-    @property
-    def to_compute(self) -> int:
-        return len(self.tokens) - (len(self.prefix.tokens) if self.prefix else 0)
 
 
 class TransformersEngine:
@@ -107,14 +68,17 @@ class TransformersEngine:
     ) -> None:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError("batch_size", f"expected an int of at least 1, got {batch_size!r}")
-        if not cache_gib >= 0:
+        if isinstance(cache_gib, bool) or not isinstance(cache_gib, int | float) or not cache_gib >= 0:
             raise InputError("cache_gib", f"expected 0 or more, got {cache_gib!r}")
         if isinstance(model, str | PathLike):
             model, tokenizer = load_model(str(model), adapter, device, dtype)
         elif tokenizer is None:
             raise InputTypeError("tokenizer", "a loaded model needs its tokenizer; pass both")
+        elif adapter is not None:
+            raise InputError("adapter", "a loaded model must have its adapter merged already; pass a folder or name")
         self._model = model.eval()
-        self._tokenizer = tokenizer
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        self._tokenizer = ChatTokenizer(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.batch_size = batch_size
         self.context_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         croppable = is_croppable(model)
@@ -122,17 +86,9 @@ class TransformersEngine:
         # Padding between two pieces would shift a sliding window: such models run one row at a time.
         self._rows = batch_size if croppable else 1
         self._prefixes = PrefixCache(int(cache_gib * 2**30) if croppable else 0)
-        self._control_tokens = unquoted_control_tokens(tokenizer)
-        self._stops = stop_tokens(model, tokenizer)
-        opening = self._encode(FIRST_LABEL)
-        self._label_ids = {
-            label: ids[-1] for label in ALPHABET if (ids := self._encode(FIRST_LABEL + label))[:-1] == opening
-        }
-        first = f"{FIRST_LABEL}{ALPHABET[0]}"
-        self._between = self._encode(first + NEXT_LABEL)[len(self._encode(first)) :]
+        self._head = LabelHead(self._model, list(self._tokenizer.label_ids.values()))
         self._lock = threading.RLock()
-        self._queue: deque[tuple[GenerationRequest, threading.Event, concurrent.futures.Future[Completion]]] = deque()
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="r1-rerank")
+        self._queue = RequestQueue(self._generate, batch_size)
         self._closed = False
 
     @property
@@ -147,66 +103,32 @@ class TransformersEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answers every request, in order; see `Engine.generate`."""
-        return self._generate(requests, [_never] * len(requests))
+        return self._generate(requests, [lambda: False] * len(requests))
 
     async def agenerate(self, request: GenerationRequest) -> Completion:
         """Answers one request; requests that arrive while a batch runs form the next one.
 
         Cancelling takes the request from the queue, or ends its thinking.
         """
-        if self._closed:
-            return _closed()
-        future: concurrent.futures.Future[Completion] = concurrent.futures.Future()
-        cancelled = threading.Event()
-        self._queue.append((request, cancelled, future))
-        self._worker.submit(self._drain)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
+        return _closed() if self._closed else await self._queue.answer(request)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt, chat template included."""
-        return len(self._encode(self._render(messages)))
+        return len(self._tokenizer.encode(self._tokenizer.render(messages)))
 
     def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
-        """Compares the tokens of a conversation with those a step later, and the labels with the vocabulary."""
-        prompts = []
-        for messages in turns:
-            rendered = self._render(messages)
-            prompts.append(self._encode(rendered + ("" if thinking else open_turn(rendered, thinking=False))))
-        return Probe(
-            append=all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(prompts)),
-            labels=tuple(label for label in alphabet if label in self._label_ids),
-        )
+        """Finds out what holds for this tokenizer and chat template."""
+        return self._tokenizer.probe(turns, alphabet, thinking)
 
     def close(self) -> None:
         """Frees the model and its caches; requests from now on fail."""
+        if self._closed:
+            return
         self._closed = True
-        self._worker.shutdown(wait=False, cancel_futures=False)
+        self._queue.close()
         with self._lock:
             self._prefixes.clear()
-            self._model = None
-
-    def _drain(self) -> None:
-        taken: list[tuple[GenerationRequest, threading.Event, concurrent.futures.Future[Completion]]] = []
-        while self._queue and len(taken) < self.batch_size:
-            request, cancelled, future = self._queue.popleft()
-            if future.set_running_or_notify_cancel():
-                taken.append((request, cancelled, future))
-        if not taken:
-            return
-        try:
-            completions = self._generate(
-                [request for request, _, _ in taken], [cancelled.is_set for _, cancelled, _ in taken]
-            )
-        except BaseException as error:
-            for _, _, future in taken:
-                future.set_exception(error)
-            raise
-        for (_, _, future), completion in zip(taken, completions, strict=True):
-            future.set_result(completion)
+            del self._model, self._head
 
     def _generate(
         self, requests: Sequence[GenerationRequest], cancelled: Sequence[Callable[[], bool]]
@@ -217,7 +139,7 @@ class TransformersEngine:
             if self._closed:
                 return [_closed() for _ in requests]
             completions: dict[int, Completion] = {}
-            jobs: dict[int, _Job] = {}
+            jobs: dict[int, Job] = {}
             for number, (request, is_cancelled) in enumerate(zip(requests, cancelled, strict=True)):
                 try:
                     jobs[number] = self._job(request, is_cancelled)
@@ -230,28 +152,25 @@ class TransformersEngine:
                 completions.update(self._run_or_split({number: jobs[number] for number in bucket}))
             return [completions[number] for number in range(len(requests))]
 
-    def _job(self, request: GenerationRequest, cancelled: Callable[[], bool]) -> _Job:
-        if request.labels is not None:
-            unknown = [label for label in request.labels if label not in self._label_ids]
-            if unknown or not 1 <= request.pick <= len(request.labels):
-                raise EngineError(
-                    f"cannot pick {request.pick} of {list(request.labels)}: "
-                    f"{unknown or 'too few labels'}; a label must be one token of the model"
-                )
-        rendered = self._render(request.messages)
-        thinking = request.thinking_budget > 0
-        opening = open_turn(rendered, thinking=thinking, constrain=request.labels is not None)
-        tokens = self._encode(rendered + opening)
+    def _job(self, request: GenerationRequest, cancelled: Callable[[], bool]) -> Job:
+        constrain = request.labels is not None
         answer = request.max_answer_tokens
         if request.labels is not None:
-            answer = 1 + (request.pick - 1) * (1 + len(self._between))
+            unknown = [label for label in request.labels if label not in self._tokenizer.label_ids]
+            if unknown or not 1 <= request.pick <= len(request.labels):
+                raise EngineError(
+                    f"cannot pick {request.pick} of the labels {list(request.labels)}: "
+                    + (f"{unknown} are not one token of this model" if unknown else "there are not that many")
+                )
+            answer = 1 + (request.pick - 1) * (1 + len(self._tokenizer.between))
+        tokens = self._tokenizer.prompt(request.messages, thinking=request.thinking_budget > 0, constrain=constrain)
         longest = len(tokens) + request.thinking_budget + answer
         if self.context_tokens is not None and longest > self.context_tokens:
             raise ContextOverflowError(
                 f"the prompt of {len(tokens)} tokens, with {longest - len(tokens)} for the answer, is longer than "
                 f"the model's context of {self.context_tokens}; pass fewer or shorter documents, or think less"
             )
-        job = _Job(request, tokens, cancelled)
+        job = Job(request, tokens, cancelled)
         if request.temperature > 0:
             import torch
 
@@ -259,33 +178,39 @@ class TransformersEngine:
             job.generator.manual_seed(request.seed if request.seed is not None else torch.seed())
         return job
 
-    def _share(self, jobs: Sequence[_Job]) -> None:
+    def _share(self, jobs: Sequence[Job]) -> None:
         """Computes once what several prompts of a call have in common and no cache holds yet."""
+        if not self._prefixes.max_bytes:
+            return
         shared: list[list[int]] = []
         for position, job in enumerate(jobs):
             lengths = [common_prefix(other.tokens, job.tokens) for other in jobs[:position]]
             prefix = job.tokens[: max(lengths, default=0)]
-            known = self._prefixes.find(job.request.session, [*prefix, -1])
-            gain = len(prefix) - (len(known.tokens) if known else 0)
-            if gain >= MIN_SHARED and prefix not in shared and self._prefixes.max_bytes:
+            if self._missing(prefix, job.request.session) >= MIN_SHARED and prefix not in shared:
                 shared.append(prefix)
         for prefix in sorted(shared, key=len):
             owner = next(job for job in jobs if job.tokens[: len(prefix)] == prefix)
-            known = self._prefixes.find(None, [*prefix, -1])
-            start = len(known.tokens) if known else 0
-            if start == len(prefix):
+            missing = self._missing(prefix, None)
+            if not missing:
                 continue
+            known = self._prefixes.find(None, [*prefix, -1])
+            batch = Batch(self._model, [known], self._head)
             try:
-                batch = Batch(self._model, [known])
-                batch.feed([prefix[start:]])
+                batch.feed([prefix[len(prefix) - missing :]])
             except Exception as error:
                 if _out_of_memory(error):
-                    return  # sharing only saves time: the jobs run on their own
+                    return  # sharing only saves time: the requests go on without it
                 raise
-            owner.shared += len(prefix) - start
+            owner.shared += missing
             self._prefixes.store(f"shared/{hash(tuple(prefix))}", Prefix(prefix, batch.layers(0, len(prefix))))
 
-    def _run_or_split(self, jobs: dict[int, _Job]) -> dict[int, Completion]:
+    def _missing(self, prefix: list[int], session: str | None) -> int:
+        """Tokens of a prefix that no cache holds."""
+        # One more token, since `find` always leaves the last one to be computed.
+        known = self._prefixes.find(session, [*prefix, -1])
+        return len(prefix) - (len(known.tokens) if known else 0)
+
+    def _run_or_split(self, jobs: dict[int, Job]) -> dict[int, Completion]:
         """Runs a batch; where memory runs out, forgets the caches, then halves the batch."""
         started = time.perf_counter()
         try:
@@ -297,9 +222,10 @@ class TransformersEngine:
                 return {number: Completion(error=failure) for number in jobs}
         else:
             seconds = (time.perf_counter() - started) / len(jobs)
-            return {number: self._completion(job, seconds) for number, job in jobs.items()}
-        fresh = {number: self._job(job.request, job.cancelled) for number, job in jobs.items()}
+            return {number: job.completion(self._tokenizer, seconds) for number, job in jobs.items()}
+        # Outside of the except clause: the exception would keep the failed batch in memory.
         _empty_allocator(self._model.device)
+        fresh = {number: self._job(job.request, job.cancelled) for number, job in jobs.items()}
         if len(self._prefixes):
             logger.warning("out of memory: dropping %d cached prefixes", len(self._prefixes))
             self._prefixes.clear()
@@ -307,184 +233,37 @@ class TransformersEngine:
         if len(jobs) == 1:
             message = "one request alone does not fit into memory; pass fewer or shorter documents, or a smaller model"
             return {number: Completion(error=OutOfMemoryError(message)) for number in jobs}
-        self._rows = max(1, len(jobs) // 2)
+        self._rows = (len(jobs) + 1) // 2
         logger.warning("out of memory: going on with batches of %d", self._rows)
         numbers = list(fresh)
-        halves = numbers[: self._rows], numbers[self._rows :]
-        return {
-            number: completion
-            for half in halves
-            for number, completion in self._run_or_split({number: fresh[number] for number in half}).items()
-        }
+        completions = {}
+        for half in (numbers[: self._rows], numbers[self._rows :]):
+            completions.update(self._run_or_split({number: fresh[number] for number in half}))
+        return completions
 
-    def _run(self, jobs: list[_Job]) -> None:
-        batch = Batch(self._model, [job.prefix for job in jobs])
-        for job in jobs:
-            job.computed += job.to_compute
-        logits = batch.feed([job.tokens[-job.to_compute :] for job in jobs])
-        if any(job.request.thinking_budget for job in jobs):
-            logits = self._think(batch, jobs, logits)
-        constrained = [job.request.labels is not None for job in jobs]
-        if any(constrained):
-            self._pick(batch, jobs, logits)
-        if not all(constrained):
-            self._write(batch, jobs, logits)
+    def _run(self, jobs: list[Job]) -> None:
+        batch = Batch(self._model, [job.prefix for job in jobs], self._head)
+        decoding.run(batch, jobs, self._tokenizer)
+        if not self._prefixes.max_bytes:
+            return
         for row, job in enumerate(jobs):
-            if job.request.session is not None and self._prefixes.max_bytes:
+            if job.request.session is not None:
                 # Thinking and answer are left out: the next prompt of the session does not contain them.
-                self._prefixes.store(job.request.session, Prefix(job.tokens, batch.layers(row, len(job.tokens))))
-
-    def _think(self, batch: Batch, jobs: list[_Job], logits: torch.Tensor) -> torch.Tensor:
-        """Lets every row think up to its budget, then closes the thinking; returns the logits for the answer."""
-        budgets = [job.request.thinking_budget for job in jobs]
-        pending = self._decode(batch, jobs, logits, budgets, THINK_CLOSE, [job.thinking for job in jobs])
-        rows = []
-        for job, budget, tail in zip(jobs, budgets, pending, strict=True):
-            forced = []
-            if budget:
-                text = self._decoded(job.thinking[-8:])
-                forced = self._encode(
-                    close_thinking(THINK_CLOSE if THINK_CLOSE in text else "", constrain=job.request.labels is not None)
-                )
-                job.computed += len(forced)
-            rows.append([*tail, *forced])
-        closed = batch.feed(rows)
-        for row, budget in enumerate(budgets):
-            if not budget:  # it was fed nothing: its first logits still hold
-                closed[row] = logits[row]
-        return closed
-
-    def _decode(
-        self,
-        batch: Batch,
-        jobs: list[_Job],
-        logits: torch.Tensor,
-        limits: Sequence[int],
-        stop: str,
-        written: Sequence[list[int]],
-    ) -> list[list[int]]:
-        """Samples into `written` until the stop text, an end token or the limit of each row.
-
-        Returns:
-            For each row the tokens that were sampled but not yet fed.
-        """
-        pending: list[list[int]] = [[] for _ in jobs]
-        active = {row for row, limit in enumerate(limits) if limit > 0}
-        while active:
-            for row in sorted(active):
-                job, tokens = jobs[row], written[row]
-                token = _sample(logits[row], job)
-                tokens.append(token)
-                pending[row] = [] if token in self._stops else [token]
-                if token in self._stops or job.cancelled() or stop in self._decoded(tokens[-8:]):
-                    active.discard(row)
-                elif len(tokens) >= limits[row]:
-                    job.finish_reason = "length"
-                    active.discard(row)
-            if active:
-                logits = batch.feed([pending[row] if row in active else [] for row in range(len(jobs))])
-                for row in active:
-                    pending[row] = []
-        return pending
-
-    def _pick(self, batch: Batch, jobs: list[_Job], logits: torch.Tensor) -> None:
-        """Decodes `pick` labels for every constrained row, each over the labels still live."""
-        import torch
-
-        left = {row: list(job.request.labels) for row, job in enumerate(jobs) if job.request.labels is not None}
-        while left:
-            rows: list[list[int]] = [[] for _ in jobs]
-            for row, live in list(left.items()):
-                job = jobs[row]
-                ids = [self._label_ids[label] for label in live]
-                logprobs = torch.log_softmax(logits[row, ids], dim=0)
-                choice = _sample(logits[row, ids], job)
-                label = live.pop(choice)
-                job.labels.append(label)
-                if job.request.pick == 1:
-                    names = job.request.labels or ()
-                    job.logprobs = dict(zip(names, logprobs.tolist(), strict=True))
-                else:
-                    job.logprobs[label] = float(logprobs[choice])
-                if len(job.labels) == job.request.pick:
-                    del left[row]
-                else:
-                    rows[row] = [self._label_ids[label], *self._between]
-                    job.computed += len(self._between)
-            if left:
-                logits = batch.feed(rows)
-
-    def _write(self, batch: Batch, jobs: list[_Job], logits: torch.Tensor) -> None:
-        """Lets every unconstrained row write its answer."""
-        limits = [0 if job.request.labels is not None else job.request.max_answer_tokens for job in jobs]
-        self._decode(batch, jobs, logits, limits, ANSWER_CLOSE, [job.answer for job in jobs])
-
-    def _completion(self, job: _Job, seconds: float) -> Completion:
-        thinking, _, after = self._decoded(job.thinking).partition(THINK_CLOSE)
-        del after  # at most the end of the token that closed the tag
-        text = render_answer(job.labels) if job.request.labels is not None else self._decoded(job.answer)
-        head, closed, _ = text.partition(ANSWER_CLOSE)
-        return Completion(
-            text=(head + closed).strip(),
-            thinking=thinking.strip(),
-            label_logprobs=job.logprobs or None,
-            finish_reason=job.finish_reason,
-            usage=Usage(
-                calls=1,
-                prompt_computed=job.computed + job.shared,
-                prompt_reused=max(0, len(job.tokens) - job.to_compute - job.shared),
-                generated=len(job.thinking) + len(job.answer) + len(job.labels),
-                thinking=len(job.thinking),
-                seconds=seconds,
-            ),
-        )
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        safe = [
-            {"role": message["role"], "content": break_tokens(message["content"], self._control_tokens)}
-            for message in messages
-        ]
-        if not getattr(self._tokenizer, "chat_template", None):
-            return (self._tokenizer.bos_token or "") + plain_chat(safe)
-        rendered: str = self._tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
-        return rendered
-
-    def _encode(self, text: str) -> list[int]:
-        # The chat template has written the special tokens already.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _decoded(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(
-            [token for token in tokens if token not in self._stops], skip_special_tokens=False
-        )
-        return text
-
-
-def _never() -> bool:
-    return False
+                prefix = Prefix(job.tokens, batch.layers(row, len(job.tokens)))
+                self._prefixes.store(job.request.session, prefix)
 
 
 def _closed() -> Completion:
     return Completion(error=EngineClosedError("the engine was closed; build a new one"))
 
 
-def _sample(logits: torch.Tensor, job: _Job) -> int:
-    import torch
-
-    if job.generator is None:
-        return int(logits.argmax())
-    probabilities = torch.softmax(logits.cpu() / job.request.temperature, dim=0)
-    return int(torch.multinomial(probabilities, 1, generator=job.generator))
-
-
-def _buckets(jobs: dict[int, _Job], rows: int) -> list[list[int]]:
+def _buckets(jobs: dict[int, Job], rows: int) -> list[list[int]]:
     """Groups requests of about equal length, so that little is spent on padding."""
     buckets: list[list[int]] = []
     shortest = 0
     for number in sorted(jobs, key=lambda number: jobs[number].to_compute):
         length = jobs[number].to_compute
-        if not buckets or len(buckets[-1]) >= rows or length > _BUCKET * shortest + 8:
+        if not buckets or len(buckets[-1]) >= rows or length > _BUCKET * shortest + MIN_SHARED:
             buckets.append([])
             shortest = length
         buckets[-1].append(number)
@@ -500,7 +279,7 @@ def _out_of_memory(error: Exception) -> bool:
     )
 
 
-def _empty_allocator(device: torch.device) -> None:
+def _empty_allocator(device: Any) -> None:
     import torch
 
     if device.type == "cuda":

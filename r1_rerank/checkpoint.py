@@ -191,7 +191,7 @@ def embedded_base() -> tuple[Path, tuple[Fault, ...]]:
     folder = cache_folder() / f"smollm2-135m-instruct-{EMBEDDED_SHA256[:12]}"
     if folder.is_dir():
         return folder, ()
-    gguf = _wheel_file()
+    gguf = wheel_file()
     if gguf is not None:
         _convert(gguf, folder)
         return folder, ()
@@ -266,7 +266,8 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def _wheel_file() -> Path | None:
+def wheel_file() -> Path | None:
+    """The GGUF file of the embedded base, where its wheel is installed."""
     try:
         path = Path(str(importlib.metadata.distribution(_WHEEL).locate_file(_WHEEL_FILE)))
     except importlib.metadata.PackageNotFoundError:

@@ -38,6 +38,9 @@ _BRACKET_TOKEN = re.compile(r"[\[［]([/／]?\w*[A-Z_Ａ-Ｚ＿]{2}\w*)[\]］]")
 # <answer>, </think>, <|im_end|>, <s>, <<SYS>>: whatever opens a tag or a control token.
 _TAG_OPEN = re.compile(r"[<＜](?=[A-Za-z/|_!<Ａ-Ｚａ-ｚ／｜＿！＜])")
 
+# Half of a character, as cut by software that counts in UTF-16: no tokenizer takes it.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 
 @lru_cache(maxsize=2048)  # a document is shown in many steps
 def quote(text: str) -> str:
@@ -46,7 +49,7 @@ def quote(text: str) -> str:
     It becomes one line, and nothing in it can be read as a label, a tag, a control token of a chat template or
     the end of its own quotation: `[A]` turns into `(A)`, `<answer>` into `< answer>`.
     """
-    text = " ".join(text.split())
+    text = _SURROGATE.sub("\ufffd", " ".join(text.split()))
     text = _LABEL_LIKE.sub(r"(\1)", text)
     text = _BRACKET_TOKEN.sub(r"(\1)", text)
     return _TAG_OPEN.sub("< ", text)
@@ -58,7 +61,7 @@ def break_tokens(text: str, tokens: Sequence[str]) -> str:
     For the control tokens of one tokenizer that `quote`, which knows none, leaves whole.
     """
     for token in tokens:
-        text = text.replace(token, f"{token[:1]} {token[1:]}")
+        text = text.replace(token, f"{token[:1]} {token[1:]}" if len(token) > 1 else " ")
     return text
 
 

@@ -17,7 +17,7 @@ from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind,
 from .engines.base import Completion, Engine, GenerationRequest
 from .errors import ContextOverflowError, EngineError
 from .parsing import parse
-from .prompts import Message, PromptTemplate, quote
+from .prompts import NEXT_LABEL, Message, PromptTemplate, close_thinking, open_turn, quote
 from .rows import TaskName
 from .strategies import ALPHABET, Answer, IRanker, Strategy, Window, fallen_labels, survival_scores
 from .tasks import Task
@@ -201,24 +201,35 @@ class Ranking:
     def estimate(self) -> Usage:
         """What the whole run would cost at most, found by playing it without the model. Uses the ranking up."""
         usage = Usage()
-        before: dict[str | None, int] = {}
-        reuse = "reuse" in self._engine.capabilities
+        before = 0
         while (window := self._window) is not None:
             request = self._question(window)
             total = self._engine.count_tokens(request.messages)
-            appended = bool(window.removed) and reuse
-            reused = before.get(request.session, 0) if appended else 0
-            before[request.session] = total
+            forced = self._forced_tokens(request)
+            reused = before if window.removed and "reuse" in self._engine.capabilities else 0
+            # Without thinking the opening of the answer stays in the conversation.
+            before = total + (0 if request.thinking_budget else forced)
             answer = request.pick if request.labels is not None else request.max_answer_tokens
             usage += Usage(
                 calls=1,
-                prompt_computed=total - reused,
+                prompt_computed=total + forced - reused,
                 prompt_reused=reused,
                 generated=request.thinking_budget + answer,
                 thinking=request.thinking_budget,
             )
             self._advance(Answer(tuple(reversed(window.live))[: window.pick]))
         return usage
+
+    def _forced_tokens(self, request: GenerationRequest) -> int:
+        """Tokens that the engine writes into the model's turn."""
+        constrain = request.labels is not None
+        opening = open_turn("", thinking=request.thinking_budget > 0, constrain=constrain)
+        closing = close_thinking("", constrain=constrain) if request.thinking_budget else ""
+        forced = sum(self._count_text(text) for text in (opening, closing) if text)
+        if constrain and request.pick > 1:
+            separator = self._count_text(f"A{NEXT_LABEL}") - self._count_text("A")
+            forced += separator * (request.pick - 1)
+        return forced
 
     def _question(self, window: Window) -> GenerationRequest:
         options = self._options
@@ -298,11 +309,11 @@ class Ranking:
         room = context - self._options.thinking - ANSWER_TOKENS_PER_LABEL * (most + 1) - turns
         frame = self._prompt_tokens([""] * most)
         # A token is at least one byte, so short lists need no counting.
-        if frame + sum(len(text.encode()) for text in texts) <= room:
+        if frame + sum(len(quote(text).encode()) for text in texts) <= room:
             return texts, None
         if len(texts) == most and self._prompt_tokens(texts) <= room:
             return texts, None
-        lengths = [self._count_text(text) for text in texts]
+        lengths = [self._count_text(quote(text)) for text in texts]
         room -= frame
         holds = _largest_window(lengths, room, min(strategy.window, most))
         smallest = min(SMALLEST_WINDOW, len(texts))
@@ -315,7 +326,10 @@ class Ranking:
                     "shorter query, think less, or take a model with a longer context"
                 )
             cut = [index for index, length in enumerate(lengths) if length > cap]
-            texts = [shorten(text, cap, self._count_text) if index in cut else text for index, text in enumerate(texts)]
+            texts = [
+                shorten(quote(text), cap, self._count_text) if index in cut else text
+                for index, text in enumerate(texts)
+            ]
             shown = ", ".join(map(str, cut[:10])) + (", …" if len(cut) > 10 else "")
             self._faults.append(
                 Fault(None, "shortened", f"{len(cut)} documents cut to {cap} tokens to fit the context: {shown}")
@@ -334,7 +348,7 @@ class Ranking:
         return self._engine.count_tokens(self._template.render(self._task, texts, window, thinking=thinking))
 
     def _count_text(self, text: str) -> int:
-        return self._engine.count_tokens([{"role": "user", "content": quote(text)}]) - self._empty_message
+        return self._engine.count_tokens([{"role": "user", "content": text}]) - self._empty_message
 
     @property
     def _empty_message(self) -> int:

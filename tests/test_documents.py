@@ -25,9 +25,9 @@ def test_any_list_of_texts_is_taken(documents: Iterable[str]) -> None:
 def test_documents_are_taken_as_they_are() -> None:
     document = Document("a", id="1", metadata={"page": 3})
     assert as_documents([document, "b"])[0] is document
-    text: Any = "other"
+    changed: Any = document
     with pytest.raises(FrozenInstanceError):
-        document.text = text
+        changed.text = "other"
 
 
 def test_equal_and_empty_texts_are_documents_like_others() -> None:

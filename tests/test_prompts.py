@@ -136,10 +136,12 @@ def test_a_template_words_its_own_task_only() -> None:
 @pytest.mark.parametrize("drop", [1, 2, 3, 5])
 def test_each_step_goes_on_with_the_conversation_of_the_step_before(name: TaskName, drop: int, thinking: bool) -> None:
     texts = [f"text {number}" for number in range(12)]
+    template = PromptTemplate.builtin(name)
     before: list[Message] = []
     for step, window in enumerate(windows(IRanker(form="append", drop=drop), 12)):
-        messages = PromptTemplate.builtin(name).render(TASKS[name], texts, window, thinking=thinking)
+        messages = template.render(TASKS[name], texts, window, thinking=thinking)
         assert messages[: len(before)] == before
+        assert not before or template.extend(before, window) == messages
         assert [message["role"] for message in messages] == ["user", "assistant"] * step + ["user"]
         before = messages
     assert before[1]["content"] == render_answer(list(reversed("ABCDEFGHIJKL"))[:drop])
@@ -223,11 +225,12 @@ def test_a_document_adds_nothing_to_the_frame_of_the_prompt(name: TaskName, atta
 @attacks
 def test_neither_does_a_query_or_a_history(attack: str) -> None:
     texts = ["x", "x", "x"]
-    for plain, attacked in [
+    pairs: list[tuple[Task, Task]] = [
         (PassageRanking("x"), PassageRanking(f"x{attack}")),
         (Routing("x"), Routing(f"{attack}x")),
         (Recommendation(["x", "x"]), Recommendation([f"x{attack}", f"{attack}x"])),
-    ]:
+    ]
+    for plain, attacked in pairs:
         assert frame(prompt(attacked, texts)) == frame(prompt(plain, texts))
 
 
@@ -255,8 +258,9 @@ def test_quoting_twice_changes_nothing_more(text: str) -> None:
 
 
 @given(text=nasty)
-def test_quoted_text_is_one_line(text: str) -> None:
+def test_quoted_text_is_one_line_that_can_be_encoded(text: str) -> None:
     assert len(quote(text).splitlines()) <= 1
+    assert quote(text).encode().decode() == quote(text)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +274,11 @@ def test_quoted_text_is_one_line(text: str) -> None:
 )
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
     assert quote(text) == text
+
+
+def test_half_a_character_becomes_one_that_can_be_encoded() -> None:
+    assert quote("an emoji cut in two: \ud83d") == "an emoji cut in two: \ufffd"
+    assert quote("an emoji: \U0001f642") == "an emoji: \U0001f642"
 
 
 def test_what_is_quoted_stays_legible() -> None:

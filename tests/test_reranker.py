@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import math
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -41,6 +43,7 @@ from r1_rerank.errors import (
     InputTypeError,
 )
 from r1_rerank.strategies import Strategy
+from r1_rerank.tasks import Task
 
 EXACT = frozenset({"constrain", "logprobs"})
 QUERY = "which number is largest?"
@@ -130,7 +133,9 @@ def test_a_perfect_model_gives_the_perfect_order(strategy: Strategy) -> None:
 
 
 def test_the_steps_tell_how_it_came_about() -> None:
-    result = reranker(["<think>1 is small</think><answer>[B]</answer>", "<answer>[A]</answer>"]).rerank(QUERY, "312")
+    result = reranker(["<think>1 is small</think><answer>[B]</answer>", "<answer>[A]</answer>"]).rerank(
+        QUERY, ["3", "1", "2"]
+    )
     first, second = result.steps
     assert (first.number, first.ask, first.shown, first.picked) == (1, "eliminate", (0, 1, 2), (1,))
     assert (first.thinking, first.answer) == ("1 is small", "<think>1 is small</think><answer>[B]</answer>")
@@ -165,18 +170,13 @@ def test_probability_scores_by_hand() -> None:
 
     def answer(request: GenerationRequest) -> Completion:
         label, probabilities = next(script)
-        return Completion(text=written(label), label_logprobs=logarithms(request.labels or (), probabilities))
+        logprobs = dict(zip(request.labels or (), map(math.log, probabilities), strict=True))
+        return Completion(text=written(label), label_logprobs=logprobs)
 
     result = reranker(answer, engine={"capabilities": EXACT}).rerank(QUERY, ["a", "b", "c"])
     assert [hit.score for hit in result] == pytest.approx([0.8 * 0.9, 0.7 * 0.1, 0.7 * 0.1])
     assert result.score_kind == "logprob"
     assert result.steps[0].logprobs == pytest.approx({0: -1.6094, 1: -1.2040, 2: -0.6931}, abs=1e-4)
-
-
-def logarithms(labels: Sequence[str], probabilities: Sequence[float]) -> dict[str, float]:
-    import math
-
-    return {label: math.log(probability) for label, probability in zip(labels, probabilities, strict=True)}
 
 
 def test_one_distribution_drops_several_without_a_second_call() -> None:
@@ -210,6 +210,15 @@ def test_constraints_are_asked_for_unless_they_are_switched_off() -> None:
     free = reranker(constrain=False)
     free.rerank(QUERY, ["0", "1", "2"])
     assert [request.labels for request in requests(free)] == [None, None]
+
+
+def test_a_conversation_goes_on_where_it_stood() -> None:
+    ranker = reranker(strategy=IRanker(form="append"))
+    ranker.rerank(QUERY, numbers(5))
+    conversation = [list(request.messages) for request in requests(ranker)]
+    for before, after in itertools.pairwise(conversation):
+        assert after[: len(before)] == before
+        assert [message["role"] for message in after[len(before) :]] == ["assistant", "user"]
 
 
 def test_a_conversation_is_one_session() -> None:
@@ -291,10 +300,9 @@ def naming(rotation: int, frame: str) -> Writer:
 
 
 good = st.builds(naming, st.integers(0, 60), st.sampled_from(WRAPPED))
-bad = (
-    st.builds(naming, st.integers(0, 60), st.sampled_from(SPOILT))
-    | (st.sampled_from(GARBAGE) | st.text(max_size=20)).map(lambda text: lambda request: text)
-)  # fmt: skip
+bad = st.builds(naming, st.integers(0, 60), st.sampled_from(SPOILT)) | st.builds(
+    lambda text: lambda request: text, st.sampled_from(GARBAGE) | st.text(max_size=20)
+)
 iterative = st.builds(
     IRanker,
     form=st.sampled_from(["rewrite", "append"]),
@@ -309,7 +317,7 @@ direct = st.builds(
 sizes = st.integers(0, 12) | st.integers(0, 60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     writers=st.lists(good, min_size=1, max_size=4)
     | st.lists(good | bad, min_size=1, max_size=5)
@@ -440,10 +448,10 @@ def costly(**usage: int) -> Callable[[GenerationRequest], Completion]:
 
 def test_a_budget_of_tokens_is_kept_before_a_call_and_not_after() -> None:
     ranker = reranker(costly(prompt_computed=300, prompt_reused=10**6, generated=50))
-    result = ranker.rerank(QUERY, numbers(8), budget=Budget(tokens=1000))
+    result = ranker.rerank(QUERY, numbers(8), budget=Budget(tokens=750))
     assert (result.status, len(result.steps)) == ("partial", 2)
     assert result.usage.tokens == 700
-    assert result.faults[0].detail.endswith("tokens, the budget is 1000")
+    assert result.faults[0].detail.endswith("tokens, the budget is 750")
 
 
 def test_a_budget_that_does_not_allow_one_call() -> None:
@@ -469,12 +477,12 @@ def test_a_budget_of_thinking_cuts_the_last_thinking_short() -> None:
 
 def test_a_deadline() -> None:
     def slow(request: GenerationRequest) -> str:
-        time.sleep(0.02)
+        time.sleep(0.03)
         return oracle(request)
 
-    result = reranker(slow).rerank(QUERY, numbers(50), budget=Budget(seconds=0.1))
+    result = reranker(slow).rerank(QUERY, numbers(50), budget=Budget(seconds=0.3))
     assert result.status == "partial"
-    assert 1 <= len(result.steps) <= 5
+    assert 1 <= len(result.steps) <= 10
     assert_sound(result, numbers(50))
 
 
@@ -527,7 +535,9 @@ def test_a_fault_in_one_row_of_a_batch_leaves_the_others_alone(on_error: Any, st
             return EngineError("server gone")
         return oracle(request)
 
-    results = reranker(answer, on_error=on_error).rerank_batch(["a", "b", "c"], ["312", ["11", "13", "12"], "546"])
+    results = reranker(answer, on_error=on_error).rerank_batch(
+        ["a", "b", "c"], [["3", "1", "2"], ["11", "13", "12"], ["5", "4", "6"]]
+    )
     assert [result.status for result in results] == ["ok", status, "ok"]
     assert (texts(results[0]), texts(results[2])) == (["3", "2", "1"], ["6", "5", "4"])
     if on_error == "raise":
@@ -564,7 +574,7 @@ def test_a_query_that_is_done_asks_nothing_more_and_makes_room_for_the_next() ->
 @every_strategy
 def test_a_batch_gives_what_the_queries_give_one_by_one(strategy: Strategy) -> None:
     def answer(request: GenerationRequest) -> str:
-        shown = sorted(candidates(request), key=lambda label: hash((candidates(request)[label], 1)))
+        shown = sorted(candidates(request), key=lambda label: candidates(request)[label][::-1])
         return written(shown[: request.pick])
 
     ranker = reranker(answer, strategy=strategy)
@@ -589,8 +599,8 @@ def test_a_batch_that_is_left_early_asks_nothing_more() -> None:
 
 
 def test_rows_may_be_of_different_tasks() -> None:
-    tasks = [QUERY, Recommendation(["1"]), Routing(QUERY, "balance")]
-    assert [texts(result) for result in reranker().rerank_batch(tasks, ["12", "21", "12"])] == [["2", "1"]] * 3
+    tasks: list[str | Task] = [QUERY, Recommendation(["1"]), Routing(QUERY, "balance")]
+    assert [texts(result) for result in reranker().rerank_batch(tasks, [["1", "2"]] * 3)] == [["2", "1"]] * 3
 
 
 def test_a_batch_of_nothing() -> None:
@@ -610,8 +620,6 @@ def test_a_batch_of_nothing() -> None:
     ],
 )
 def test_a_batch_that_cannot_be_ranked_is_refused_as_a_whole(queries: Any, documents: Any, at_fault: str) -> None:
-    if documents == [["x"], "y"]:
-        documents = [["x"], b"y"]
     ranker = reranker()
     with pytest.raises(InputError) as caught:
         ranker.rerank_iter(queries, documents)
@@ -654,7 +662,7 @@ def test_a_thousand_documents(strategy: Strategy) -> None:
 
 def test_no_input_is_changed() -> None:
     metadata = {"page": [1]}
-    documents = [Document("0", id="a", title="Zero", metadata=metadata), "1", Document("2")]
+    documents: list[str | Document] = [Document("0", id="a", title="Zero", metadata=metadata), "1", Document("2")]
     history = ["1", "2"]
     before = (list(documents), list(history))
     result = reranker(lambda request: written(list(candidates(request))[: request.pick])).rerank(
@@ -1002,16 +1010,20 @@ def first_live(request: GenerationRequest) -> str:
     return written(list(candidates(request))[: request.pick])
 
 
-@every_strategy
-def test_a_list_that_does_not_fit_is_ranked_in_windows(strategy: Strategy) -> None:
-    ranker = reranker(first_live, engine={"context_tokens": 1000}, strategy=strategy)
+@pytest.mark.parametrize(
+    ("strategy", "context"),
+    # A conversation also needs room for its further turns.
+    [(IRanker(), 600), (IRanker(drop=3), 600), (DRanker(), 600), (IRanker(form="append"), 960)],
+)
+def test_a_list_that_does_not_fit_is_ranked_in_windows(strategy: Strategy, context: int) -> None:
+    ranker = reranker(first_live, engine={"context_tokens": context}, strategy=strategy)
     result = ranker.rerank(QUERY, LONG)
     assert_sound(result, LONG)
     assert result.status == "ok"
     (fault,) = result.faults
     assert (fault.step, fault.kind) == (None, "windowed")
-    assert fault.detail.startswith("12 documents do not fit into a context of 1000 tokens: windows of ")
-    assert max(prompt_sizes(ranker)) < 1000
+    assert fault.detail.startswith(f"12 documents do not fit into a context of {context} tokens: windows of ")
+    assert max(prompt_sizes(ranker)) < context
     assert 4 <= len(candidates(requests(ranker)[0])) < 12
 
 

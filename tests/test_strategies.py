@@ -122,6 +122,7 @@ def test_survivors_of_an_elimination_move_up_in_their_incoming_order() -> None:
 def test_survivors_of_a_ranking_move_up_in_the_answered_order() -> None:
     windows, _ = play(DRanker(), 60, oracle(range(60)))
     assert windows[1].candidates == (*range(30, 40), *range(59, 49, -1))
+    assert windows[1].standing == (*range(40), *range(59, 39, -1))
 
 
 def test_a_list_that_fits_into_one_prompt_needs_no_windows() -> None:

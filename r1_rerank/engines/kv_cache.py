@@ -221,7 +221,7 @@ class Batch:
                     for layer in self._cache.layers
                 )
             ]
-        where = real.to(self._device)
+        where = real
         return [
             (layer.keys[row : row + 1, :, where], layer.values[row : row + 1, :, where]) for layer in self._cache.layers
         ]

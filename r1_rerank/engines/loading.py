@@ -34,8 +34,8 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    where = _device(device)
-    number_format = _dtype(dtype, where)
+    where = choose_device(device)
+    number_format = choose_dtype(dtype, where)
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -54,7 +54,8 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
         raise OutOfMemoryError(f"model {name!r} does not fit into the memory of {where}: {error}") from error
 
 
-def _device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """`auto` is CUDA, MPS or CPU, whichever is there first."""
     import torch
 
     if device == "auto":
@@ -68,7 +69,8 @@ def _device(device: str) -> torch.device:
     return found
 
 
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 where the device computes in it."""
     import torch
 
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -184,7 +184,11 @@ class TransformersEngine:
             return
         shared: list[list[int]] = []
         for position, job in enumerate(jobs):
-            lengths = [common_prefix(other.tokens, job.tokens) for other in jobs[:position]]
+            # Equal prompts share all but the last token, which each computes for its own logits.
+            lengths = [
+                min(common_prefix(other.tokens, job.tokens), len(other.tokens) - 1, len(job.tokens) - 1)
+                for other in jobs[:position]
+            ]
             prefix = job.tokens[: max(lengths, default=0)]
             if self._missing(prefix, job.request.session) >= MIN_SHARED and prefix not in shared:
                 shared.append(prefix)

@@ -401,3 +401,36 @@ def test_it_is_an_engine(engine):
     assert engine.device == "cpu"
     assert engine.dtype == "float32"
     assert engine.context_tokens == 8192
+
+
+def test_equal_prompts_in_one_batch_are_counted_once(engine):
+    engine._prefixes.clear()
+    prompt = " ".join(passages(1, seed=9, words=100))
+    first, second = engine.generate([ask(prompt), ask(prompt)])
+    total = len(engine._tokenizer.prompt(ask(prompt).messages, thinking=False, constrain=True))
+    usages = sorted((first.usage, second.usage), key=lambda usage: usage.prompt_computed)
+    assert [usage.prompt_computed for usage in usages] == [1, total]
+    assert [usage.prompt_reused for usage in usages] == [total - 1, 0]
+
+
+@pytest.mark.parametrize("strategy", [APPEND, IRanker(form="append", drop=3), "dranker"])
+def test_an_estimate_is_what_an_answer_only_run_computes(engine, strategy):
+    fresh = TransformersEngine(engine._model, engine._tokenizer._tokenizer)
+    reranker = R1Reranker(fresh, strategy=strategy, thinking=0)
+    documents = passages(7, seed=11)
+    estimate = reranker.estimate("what moves the tide?", documents)
+    usage = reranker.rerank("what moves the tide?", documents).usage
+    assert estimate.calls == usage.calls
+    assert estimate.generated == usage.generated
+    assert estimate.prompt_computed == usage.prompt_computed
+    assert estimate.prompt_reused == usage.prompt_reused
+
+
+def test_an_estimate_with_thinking_is_an_upper_bound_and_not_far_off(engine):
+    reranker = R1Reranker(engine, strategy=APPEND, thinking=5)
+    documents = passages(6, seed=12)
+    estimate = reranker.estimate("what moves the net?", documents)
+    engine._prefixes.clear()
+    usage = reranker.rerank("what moves the net?", documents).usage
+    assert usage.prompt_computed <= estimate.prompt_computed <= 1.1 * usage.prompt_computed
+    assert usage.thinking <= estimate.thinking

@@ -128,7 +128,8 @@ class Step:
         number: From 1.
         ask: `rank` or `eliminate`.
         shown: Documents that were live in the prompt, in shown order.
-        picked: Documents that the answer named: best first for `rank`, worst first for `eliminate`.
+        picked: `rank`: documents that the answer named, best first. `eliminate`: documents that fell, worst first,
+            also those that the answer lacked.
         thinking: The model's reasoning, if it was asked to think.
         answer: The answer as the model wrote it.
         logprobs: Natural-log probability for each live document to be the answer, where the engine tells.

@@ -31,6 +31,8 @@ FIRST_LABEL = ANSWER_OPEN + LABEL_OPEN
 NEXT_LABEL = LABEL_CLOSE + SEPARATOR + LABEL_OPEN
 """Forced between two labels of an answer."""
 
+_LONGEST_TURN = 8
+
 # Half-width and full-width: some tokenizers fold the second into the first.
 _LABEL_LIKE = re.compile(r"[\[［]\s*([A-Za-zＡ-Ｚａ-ｚ])\s*[\]］]")
 # [INST], [/INST], [gMASK], [TOOL_CALLS]: control tokens of chat templates.
@@ -154,6 +156,9 @@ class PromptTemplate:
         }
         for name, (required, optional) in asks_for.items():
             _check_placeholders(name, getattr(self, name), required, optional)
+        for name in ("next", "next_many"):
+            if (words := len(getattr(self, name).split())) > _LONGEST_TURN:
+                raise TemplateError(name, f"has {words} words; a turn of at most {_LONGEST_TURN} keeps steps cheap")
         for name, wording in self.objectives.items():
             if self.task != "routing" or name not in OBJECTIVES or not isinstance(wording, str):
                 raise TemplateError("objectives", f"{name!r} is not a wording of one of {', '.join(OBJECTIVES)}")

@@ -9,58 +9,23 @@ import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
-from .budget import Budget, fair_cap, shorten
+from .budget import Budget
 from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind, Status, Step, Usage
 from .engines.base import Completion, Engine, GenerationRequest
 from .errors import ContextOverflowError, EngineError
+from .fitting import ANSWER_TOKENS_PER_LABEL, TURN_TOKENS, count_text, fit
+from .options import RankingOptions
 from .parsing import parse
-from .prompts import NEXT_LABEL, Message, PromptTemplate, close_thinking, open_turn, quote
-from .rows import TaskName
-from .strategies import ALPHABET, Answer, IRanker, Strategy, Window, fallen_labels, survival_scores
+from .prompts import NEXT_LABEL, Message, close_thinking, open_turn
+from .strategies import Answer, Window, fallen_labels, survival_scores
 from .tasks import Task
 
 OnError = Literal["partial", "raise"]
 
-ANSWER_TOKENS_PER_LABEL = 8
-"""Room for one label and its separator in an answer that is not constrained."""
-TURN_TOKENS = 30
-"""Most tokens that a further step adds to a conversation."""
-SMALLEST_WINDOW = 4
-"""Documents that one prompt must hold; longer documents are shortened so far."""
-SHORTEST_DOCUMENT = 8
-"""Tokens below which a shortened document is no document any more."""
-
 _numbers = itertools.count()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankingOptions:
-    """How every query of a reranker is ranked.
-
-    Args:
-        strategy: DRanker or IRanker.
-        templates: Wording of each task.
-        thinking: Tokens to think before each answer; 0 for none.
-        constrain: Decode answers over the live labels, where the engine can.
-        alphabet: Labels to give out.
-        label_seed: Permute the labels by this seed; None: in order.
-        temperature: 0 is greedy.
-        card: Where these options came from; see `RerankResult.card`.
-        notes: Faults that hold for every result.
-    """
-
-    strategy: Strategy
-    templates: Mapping[TaskName, PromptTemplate]
-    thinking: int = 0
-    constrain: bool = True
-    alphabet: tuple[str, ...] = tuple(ALPHABET)
-    label_seed: int | None = None
-    temperature: float = 0.0
-    card: str = "default"
-    notes: tuple[Fault, ...] = field(default=())
 
 
 class Ranking:
@@ -88,7 +53,8 @@ class Ranking:
         self._engine = engine
         self._budget = budget
         self._template = options.templates[task.name]
-        self._exact = options.constrain and {"constrain", "logprobs"} <= engine.capabilities
+        self._constrains = options.constrain and "constrain" in engine.capabilities
+        self._exact = self._constrains and "logprobs" in engine.capabilities
         self._started = time.monotonic()
         self._session = next(_numbers)
         self._steps: list[Step] = []
@@ -98,15 +64,18 @@ class Ranking:
         self._stopped = False
         self._usage = Usage()
         self.error: EngineError | None = None
-        self._texts = [task.candidate_text(document) for document in documents]
+        self._texts: Sequence[str] = [task.candidate_text(document) for document in documents]
         self._order: tuple[int, ...] = tuple(range(len(documents)))
         self._window: Window | None = None
         self._messages: list[Message] = []
         capacity = None
         try:
-            self._texts, capacity = self._fit(self._texts)
+            fitted = fit(task, self._texts, options, engine)
         except ContextOverflowError as error:
             self.error = error
+        else:
+            self._texts, capacity = fitted.texts, fitted.capacity
+            self._faults += fitted.notes
         self._run = options.strategy.run(
             len(documents), capacity=capacity, alphabet=options.alphabet, seed=options.label_seed
         )
@@ -138,7 +107,9 @@ class Ranking:
         """Takes the answer to the last request; None where the engine failed and the run ends."""
         window = self._window
         assert window is not None, "receive follows a request"
-        self._usage += completion.usage
+        # Whatever an engine counts, it was asked once.
+        usage = replace(completion.usage, calls=max(1, completion.usage.calls))
+        self._usage += usage
         number = len(self._steps) + 1
         if completion.error is not None:
             self.error = completion.error
@@ -146,11 +117,13 @@ class Ranking:
             return None
         live = window.live
         parsed = parse(completion.text, tuple(live), self._pick(window))
-        faults = list(parsed.faults)
-        logprobs = completion.label_logprobs if self._exact and window.ask == "eliminate" else None
-        if logprobs is not None and len(logprobs) > 1 and len(set(logprobs.values())) == 1:
-            faults.append(("flat", "all labels are equally probable: the model was not asked where a label belongs"))
-        self._faults += [Fault(number, kind, detail) for kind, detail in faults]
+        faults, notes = list(parsed.faults), list[tuple[str, str]]()
+        logprobs = None
+        if self._exact and window.ask == "eliminate":
+            logprobs = _distribution(completion.label_logprobs, live, notes)
+            if logprobs is None and window.pick > 1:
+                faults.append(("too_few", f"1 label, {window.pick} wanted, and no probabilities for the others"))
+        self._faults += [Fault(number, kind, detail) for kind, detail in (*faults, *notes)]
         self._malformed += bool(faults)
         self._usable += bool(parsed.labels)
         answer = Answer(parsed.labels, logprobs)
@@ -166,7 +139,7 @@ class Ranking:
             thinking=completion.thinking or parsed.thinking,
             answer=completion.text,
             logprobs=None if logprobs is None else {live[label]: value for label, value in logprobs.items()},
-            usage=completion.usage,
+            usage=usage,
             standing=self._order,
         )
         self._steps.append(step)
@@ -199,7 +172,13 @@ class Ranking:
         )
 
     def estimate(self) -> Usage:
-        """What the whole run would cost at most, found by playing it without the model. Uses the ranking up."""
+        """What the whole run would cost at most, found by playing it without the model. Uses the ranking up.
+
+        Raises:
+            ContextOverflowError: No prompt fits into the model's context.
+        """
+        if self.error is not None:
+            raise self.error
         usage = Usage()
         before = 0
         while (window := self._window) is not None:
@@ -209,7 +188,7 @@ class Ranking:
             reused = before if window.removed and "reuse" in self._engine.capabilities else 0
             # Without thinking the opening of the answer stays in the conversation.
             before = total + (0 if request.thinking_budget else forced)
-            answer = request.pick if request.labels is not None else request.max_answer_tokens
+            answer = request.pick if self._constrains else request.max_answer_tokens
             usage += Usage(
                 calls=1,
                 prompt_computed=total + forced - reused,
@@ -222,12 +201,12 @@ class Ranking:
 
     def _forced_tokens(self, request: GenerationRequest) -> int:
         """Tokens that the engine writes into the model's turn."""
-        constrain = request.labels is not None
+        constrain = self._constrains
         opening = open_turn("", thinking=request.thinking_budget > 0, constrain=constrain)
         closing = close_thinking("", constrain=constrain) if request.thinking_budget else ""
-        forced = sum(self._count_text(text) for text in (opening, closing) if text)
+        forced = sum(count_text(self._engine, text) for text in (opening, closing) if text)
         if constrain and request.pick > 1:
-            separator = self._count_text(f"A{NEXT_LABEL}") - self._count_text("A")
+            separator = count_text(self._engine, f"A{NEXT_LABEL}") - count_text(self._engine, "A")
             forced += separator * (request.pick - 1)
         return forced
 
@@ -294,72 +273,18 @@ class Ranking:
         ]
         return survival_scores(self._order, probabilities), "logprob"
 
-    def _fit(self, texts: list[str]) -> tuple[list[str], int | None]:
-        """Makes the prompts fit into the context: windows first, shorter documents where that is not enough.
 
-        Returns:
-            The texts, and how many of them one prompt can hold (None: no limit but the labels).
-        """
-        context = self._engine.context_tokens
-        if context is None:
-            return texts, None
-        strategy, alphabet = self._options.strategy, len(self._options.alphabet)
-        most = len(texts) if len(texts) <= alphabet else min(strategy.window, alphabet)
-        turns = TURN_TOKENS * most if isinstance(strategy, IRanker) and strategy.form == "append" else 0
-        room = context - self._options.thinking - ANSWER_TOKENS_PER_LABEL * (most + 1) - turns
-        frame = self._prompt_tokens([""] * most)
-        # A token is at least one byte, so short lists need no counting.
-        if frame + sum(len(quote(text).encode()) for text in texts) <= room:
-            return texts, None
-        if len(texts) == most and self._prompt_tokens(texts) <= room:
-            return texts, None
-        lengths = [self._count_text(quote(text)) for text in texts]
-        room -= frame
-        holds = _largest_window(lengths, room, min(strategy.window, most))
-        smallest = min(SMALLEST_WINDOW, len(texts))
-        if holds < smallest:
-            holds = smallest
-            cap = fair_cap(sorted(lengths)[-holds:], room)
-            if cap < SHORTEST_DOCUMENT:
-                raise ContextOverflowError(
-                    f"the query leaves no room for documents in the model's context of {context} tokens: pass a "
-                    "shorter query, think less, or take a model with a longer context"
-                )
-            cut = [index for index, length in enumerate(lengths) if length > cap]
-            texts = [
-                shorten(quote(text), cap, self._count_text) if index in cut else text
-                for index, text in enumerate(texts)
-            ]
-            shown = ", ".join(map(str, cut[:10])) + (", …" if len(cut) > 10 else "")
-            self._faults.append(
-                Fault(None, "shortened", f"{len(cut)} documents cut to {cap} tokens to fit the context: {shown}")
-            )
-        if holds < most:
-            detail = f"{most} documents do not fit into a context of {context} tokens: windows of {holds}"
-            self._faults.append(Fault(None, "windowed", detail))
-        return texts, max(holds, 2)
-
-    def _prompt_tokens(self, texts: Sequence[str]) -> int:
-        # The window that a run would show first, whatever the capacity turns out to be.
-        run = self._options.strategy.run(len(texts), alphabet=self._options.alphabet)
-        window = replace(next(run), standing=())
-        run.close()
-        thinking = self._options.thinking > 0
-        return self._engine.count_tokens(self._template.render(self._task, texts, window, thinking=thinking))
-
-    def _count_text(self, text: str) -> int:
-        return self._engine.count_tokens([{"role": "user", "content": text}]) - self._empty_message
-
-    @property
-    def _empty_message(self) -> int:
-        return self._engine.count_tokens([{"role": "user", "content": ""}])
-
-
-def _largest_window(lengths: Sequence[int], room: int, most: int) -> int:
-    """How many documents fit whichever they are: the longest ones decide."""
-    total = 0
-    for held, length in enumerate(sorted(lengths, reverse=True)[:most]):
-        total += length
-        if total > room:
-            return held
-    return most
+def _distribution(
+    logprobs: Mapping[str, float] | None, live: Mapping[str, int], notes: list[tuple[str, str]]
+) -> dict[str, float] | None:
+    """An engine's label probabilities, if they can be used; what is odd about them is noted."""
+    if logprobs is None:
+        notes.append(("no_logprobs", "the engine reported no label probabilities"))
+        return None
+    # A little above 0 is rounding; more, or a label that is not live, is a mistake of the engine.
+    if set(logprobs) != set(live) or not all(value <= 1e-3 for value in logprobs.values()):
+        notes.append(("bad_logprobs", "the engine reported probabilities that are not those of the live labels"))
+        return None
+    if len(logprobs) > 2 and len(set(logprobs.values())) == 1:
+        notes.append(("flat", "all labels are equally probable: the model may not expect a label there"))
+    return {label: min(value, 0.0) for label, value in logprobs.items()}

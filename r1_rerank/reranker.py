@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -17,13 +19,16 @@ from .documents import (
     Usage,
     as_documents,
 )
-from .engines.base import Engine
-from .errors import CheckpointError, InputError, InputTypeError
+from .engines.base import Completion, Engine, GenerationRequest
+from .errors import CheckpointError, EngineError, InputError, InputTypeError
+from .options import RankingOptions
 from .prompts import PromptTemplate, default_templates
-from .ranking import OnError, Ranking, RankingOptions
+from .ranking import OnError, Ranking
 from .rows import TaskName
 from .strategies import ALPHABET, STRATEGIES, Answer, DRanker, IRanker, Strategy
 from .tasks import PassageRanking, Task, as_task
+
+logger = logging.getLogger(__name__)
 
 EngineName = Literal["transformers"]
 
@@ -77,8 +82,10 @@ class R1Reranker:
             raise InputError("on_error", f"{on_error!r} is not one of {', '.join(get_args(OnError))}")
         if not isinstance(budget, Budget):
             raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature >= 0:
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
             raise InputError("temperature", f"expected 0 or more, got {temperature!r}")
+        if not isinstance(alphabet, str) or len(set(alphabet)) < max(2, len(alphabet)) or set(alphabet) - set(ALPHABET):
+            raise InputError("alphabet", f"expected at least two different letters of A-Z and a-z, got {alphabet!r}")
         self.engine = engine
         self._budget = budget
         self._on_error = on_error
@@ -254,8 +261,8 @@ class R1Reranker:
         many = len(queries) > 1
         rows = []
         for number, (query, documents) in enumerate(zip(queries, documents_per_query, strict=True)):
-            name = f"documents_per_query[{number}]" if many else "documents"
-            rows.append((as_task(query), as_documents(documents, name)))
+            names = (f"queries[{number}]", f"documents_per_query[{number}]") if many else ("query", "documents")
+            rows.append((as_task(query, names[0]), as_documents(documents, names[1])))
         self._check(top_k, score_threshold, budget)
         return self._drive(rows, top_k, score_threshold, budget or self._budget)
 
@@ -296,7 +303,13 @@ class R1Reranker:
         return RerankStream(self, task, normalised, top_k, score_threshold, budget or self._budget)
 
     def estimate(self, query: str | Task, documents: Iterable[str | Document]) -> Usage:
-        """Calls and tokens that `rerank` would take at most, without running the model (`seconds` is 0)."""
+        """Calls and tokens that `rerank` would take at most, without running the model (`seconds` is 0).
+
+        Budgets are left out of account.
+
+        Raises:
+            ContextOverflowError: No prompt fits into the model's context.
+        """
         task, normalised = as_task(query), as_documents(documents)
         if len(normalised) < 2:
             return Usage()
@@ -335,11 +348,28 @@ class R1Reranker:
             requests = {number: ranking.request() for number, ranking in active.items()}
             asked = {number: request for number, request in requests.items() if request is not None}
             if asked:
-                completions = self.engine.generate(list(asked.values()))
-                for number, completion in zip(asked, completions, strict=True):
+                for number, completion in zip(asked, self._generate(list(asked.values())), strict=True):
                     active[number].receive(completion)
             for number in [number for number, ranking in active.items() if ranking.done]:
                 yield number, self._finish(active.pop(number), top_k, score_threshold)
+
+    def _generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Asks the engine; one that breaks its promise not to raise fails its requests, not the caller."""
+        try:
+            completions = self.engine.generate(requests)
+            if len(completions) != len(requests):
+                raise EngineError(f"{len(completions)} completions for {len(requests)} requests")
+        except Exception as error:
+            logger.exception("engine %s raised", self.engine.name)
+            return [_failed(error)] * len(requests)
+        return completions
+
+    async def _agenerate(self, request: GenerationRequest) -> Completion:
+        try:
+            return await self.engine.agenerate(request)
+        except Exception as error:
+            logger.exception("engine %s raised", self.engine.name)
+            return _failed(error)
 
     def _finish(self, ranking: Ranking, top_k: int | None, score_threshold: float | None) -> RerankResult:
         result = ranking.result(top_k=top_k, score_threshold=score_threshold)
@@ -361,6 +391,8 @@ class R1Reranker:
             return
         if isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float):
             raise InputTypeError("score_threshold", f"expected a number, got {type(score_threshold).__name__}")
+        if not 0 <= score_threshold <= 1:
+            raise InputError("score_threshold", f"{score_threshold} is no score; pass a number from 0 to 1")
         knows = {"constrain", "logprobs"} <= self.engine.capabilities and self._options.constrain
         if not knows or self._options.strategy.name != "iranker":
             raise InputError(
@@ -402,7 +434,7 @@ class RerankStream:
             return
         ranking = Ranking(task, documents, reranker._options, reranker.engine, budget)
         while (request := ranking.request()) is not None:
-            step = ranking.receive(await reranker.engine.agenerate(request))
+            step = ranking.receive(await reranker._agenerate(request))
             if step is not None:
                 yield step
         self.result = reranker._finish(ranking, top_k, score_threshold)
@@ -419,6 +451,12 @@ def as_strategy(strategy: str | Strategy) -> Strategy:
     if not isinstance(strategy, IRanker | DRanker):
         raise InputTypeError("strategy", f"expected a name, IRanker or DRanker, got {type(strategy).__name__}")
     return strategy
+
+
+def _failed(error: Exception) -> Completion:
+    return Completion(
+        error=error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
+    )
 
 
 def _settle(engine: Engine, options: RankingOptions) -> RankingOptions:

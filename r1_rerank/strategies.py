@@ -16,7 +16,7 @@ import random
 import string
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import ClassVar, Literal, get_args
 
 from .errors import InputError, InputTypeError
 
@@ -68,35 +68,6 @@ Run = Generator[Window, Answer, tuple[int, ...]]
 """Yields windows, is sent answers, returns the order: a permutation of the documents, best first."""
 
 
-class Strategy(Protocol):
-    """How a list is put in order."""
-
-    name: ClassVar[str]
-
-    @property
-    def window(self) -> int:
-        """Documents in a window, where the list does not fit into one prompt."""
-        ...
-
-    def run(
-        self,
-        count: int,
-        *,
-        capacity: int | None = None,
-        alphabet: Sequence[str] = ALPHABET,
-        seed: int | None = None,
-    ) -> Run:
-        """Starts a run.
-
-        Args:
-            count: Number of documents.
-            capacity: How many documents one prompt can hold, at least 2; None: as many as there are labels.
-            alphabet: Labels to give out.
-            seed: Permute the labels of each window by this seed; None: in order.
-        """
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Windowed:
     """Windows for lists that one prompt cannot hold, from the tail of the list to its head.
@@ -130,7 +101,14 @@ class _Windowed:
         alphabet: Sequence[str] = ALPHABET,
         seed: int | None = None,
     ) -> Run:
-        """Starts a run; see `Strategy.run`."""
+        """Starts a run.
+
+        Args:
+            count: Number of documents.
+            capacity: How many documents one prompt can hold, at least 2; None: as many as there are labels.
+            alphabet: Labels to give out.
+            seed: Permute the labels of each window by this seed; None: in order.
+        """
         capacity = len(alphabet) if capacity is None else min(capacity, len(alphabet))
         if capacity < 2:
             raise InputError("capacity", f"{capacity} is too small; a prompt must hold at least 2 documents")
@@ -252,7 +230,8 @@ class IRanker(_Windowed):
         return (*live.values(), *reversed(fallen))
 
 
-STRATEGIES: Mapping[str, type[IRanker] | type[DRanker]] = {"iranker": IRanker, "dranker": DRanker}
+Strategy = IRanker | DRanker
+STRATEGIES: Mapping[str, type[Strategy]] = {"iranker": IRanker, "dranker": DRanker}
 
 
 def fallen_labels(answer: Answer, live: Sequence[str], pick: int) -> tuple[str, ...]:

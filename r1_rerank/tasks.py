@@ -98,7 +98,7 @@ class Routing:
 Task = PassageRanking | Recommendation | Routing
 
 
-def as_task(query: str | Task) -> Task:
+def as_task(query: str | Task, argument: str = "query") -> Task:
     """A bare query is a passage ranking.
 
     Raises:
@@ -110,7 +110,7 @@ def as_task(query: str | Task) -> Task:
     if isinstance(query, Task):
         return query
     raise InputTypeError(
-        "query", f"expected a str, PassageRanking, Recommendation or Routing, got {type(query).__name__}"
+        argument, f"expected a str, PassageRanking, Recommendation or Routing, got {type(query).__name__}"
     )
 
 

@@ -20,7 +20,9 @@ LAYERS = [
     {"documents", "rows", "metrics"},
     {"tasks", "strategies", "budget", "prompts", "parsing"},
     {"engines"},
-    {"ranking", "checkpoint"},
+    {"options"},
+    {"fitting", "checkpoint"},
+    {"ranking"},
     {"reranker"},
     {"cli"},
 ]

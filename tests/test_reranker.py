@@ -344,7 +344,8 @@ def test_anything_a_model_writes_gives_a_sound_result(
         text = writers[next(turn) % len(writers)](request)
         well_formed.append(is_well_formed(text, request))
         live = list(candidates(request))
-        logprobs = {label: -0.1 - place for place, label in enumerate(live)} if reports else None
+        told = reports or "logprobs" in capabilities
+        logprobs = {label: -0.1 - place for place, label in enumerate(live)} if told else None
         return Completion(text=text, label_logprobs=logprobs, usage=Usage(calls=1))
 
     documents = [f"document {number}" for number in range(count)]
@@ -369,6 +370,65 @@ def test_anything_a_model_writes_gives_a_sound_result(
     for fault in result.faults:
         assert fault.step is not None
         assert not well_formed[fault.step - 1]
+
+
+def test_an_engine_that_keeps_its_probabilities_to_itself_is_noted() -> None:
+    first = [lambda request: f"<answer>[{request.labels[0]}]</answer>"]
+    one = reranker(first[0], engine={"capabilities": EXACT}).rerank(QUERY, ["a", "b", "c"])
+    assert (one.status, one.score_kind, {fault.kind for fault in one.faults}) == ("ok", "rank", {"no_logprobs"})
+    # Two were wanted, one was named: the last of the incoming order falls with it, which is a repair.
+    ranker = reranker(first[0], engine={"capabilities": EXACT}, strategy=IRanker(drop=2))
+    two = ranker.rerank(QUERY, ["a", "b", "c"])
+    assert (two.status, order(two)) == ("repaired", [1, 2, 0])
+    assert {fault.kind for fault in two.faults} == {"no_logprobs", "too_few"}
+
+
+@pytest.mark.parametrize("wrong", [{"Z": -1.0}, {"A": -1.0}, {"A": 800.0, "B": 0.0}, {"A": math.nan, "B": -1.0}])
+def test_probabilities_that_cannot_be_are_not_used(wrong: dict[str, float]) -> None:
+    def answer(request: GenerationRequest) -> Completion:
+        return Completion(text="<answer>[A]</answer>", label_logprobs=wrong)
+
+    result = reranker(answer, engine={"capabilities": EXACT}).rerank(QUERY, ["a", "b"])
+    assert (result.status, result.score_kind, order(result)) == ("ok", "rank", [1, 0])
+    assert [fault.kind for fault in result.faults] == ["bad_logprobs"]
+
+
+def test_an_engine_that_raises_fails_its_requests_and_not_the_caller() -> None:
+    class Broken(ScriptedEngine):
+        def generate(self, requests):
+            raise RuntimeError("the socket is gone")
+
+    result = R1Reranker(Broken([]), thinking=0).rerank(QUERY, ["a", "b"])
+    assert result.status == "fallback"
+    assert "the socket is gone" in result.faults[0].detail
+    with pytest.raises(EngineError, match="socket"):
+        R1Reranker(Broken([]), thinking=0, on_error="raise").rerank(QUERY, ["a", "b"])
+
+
+async def test_cancelling_stops_even_a_script() -> None:
+    ranker = reranker(lambda request: f"<answer>[{request.labels[-1]}]</answer>")
+    task = asyncio.create_task(ranker.arerank(QUERY, numbers(50)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    asked = len(requests(ranker))
+    await asyncio.sleep(0)
+    assert asked < 10
+    assert len(requests(ranker)) == asked
+
+
+@pytest.mark.parametrize("alphabet", ["", "A", "AAB", "123", 5, "AÄ"])
+def test_an_alphabet_that_cannot_label_is_refused(alphabet: Any) -> None:
+    with pytest.raises(InputError, match="alphabet"):
+        reranker([], alphabet=alphabet)
+
+
+def test_calls_are_counted_whatever_the_engine_says() -> None:
+    ranker = reranker(lambda request: Completion(text="<answer>[A]</answer>"), budget=Budget(calls=2))
+    result = ranker.rerank(QUERY, numbers(6))
+    assert (result.status, result.usage.calls) == ("partial", 2)
 
 
 def test_a_repaired_answer_is_counted_and_named() -> None:
@@ -616,7 +676,7 @@ def test_a_batch_of_nothing() -> None:
         (["a", "b"], [["x"]], "documents_per_query"),
         (["a", "b"], [["x"], "y"], "documents_per_query[1]"),
         (["a", "b"], [["x"], ["y", 3]], "documents_per_query[1][1]"),
-        (["a", None], [["x"], ["y"]], "query"),
+        (["a", None], [["x"], ["y"]], "queries[1]"),
     ],
 )
 def test_a_batch_that_cannot_be_ranked_is_refused_as_a_whole(queries: Any, documents: Any, at_fault: str) -> None:
@@ -980,7 +1040,9 @@ def test_an_estimate_makes_the_calls_of_a_real_run(
     ranker.rerank(QUERY, numbers(count))
     assert estimate.calls == len(requests(ranker))
     prompts = sum(ranker.engine.count_tokens(request.messages) for request in requests(ranker))
-    assert estimate.prompt_computed + estimate.prompt_reused == prompts
+    counted = estimate.prompt_computed + estimate.prompt_reused
+    # An engine that constrains writes the frame of the answer itself.
+    assert counted > prompts if "constrain" in capabilities and estimate.calls else counted == prompts
     if "reuse" not in capabilities:
         assert estimate.prompt_reused == 0
 
@@ -1081,3 +1143,42 @@ def test_json_gives_back_what_was_written(strategy: Strategy, script: Any) -> No
         assert json.loads(json.dumps(record, allow_nan=False)) == record
         assert [hit["rank"] for hit in record["results"]] == [1, 2, 3]
         assert ("steps" in record) == trace
+
+
+def last_labels(request: GenerationRequest) -> str:
+    labels = (request.labels or ())[-request.pick :]
+    return f"<answer>{' > '.join(f'[{label}]' for label in labels)}</answer>"
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 120), min_size=2, max_size=70),
+    context=st.integers(60, 3000),
+    strategy=iterative | direct,
+    thinking=st.sampled_from([0, 30]),
+)
+def test_whatever_the_context_every_prompt_fits_or_the_result_says_why_not(
+    lengths: list[int], context: int, strategy: Strategy, thinking: int
+) -> None:
+    documents = [" ".join(f"{number}.{place}" for place in range(length)) for number, length in enumerate(lengths)]
+    ranker = reranker(last_labels, engine={"context_tokens": context}, strategy=strategy, thinking=thinking)
+    result = ranker.rerank(QUERY, documents)
+    assert_sound(result, documents)
+    for request in requests(ranker):
+        assert ranker.engine.count_tokens(request.messages) + request.thinking_budget <= context
+    kinds = {fault.kind for fault in result.faults}
+    if not requests(ranker):
+        assert (result.status, kinds) == ("fallback", {"context"})
+        with pytest.raises(ContextOverflowError):
+            ranker.estimate(QUERY, documents)
+    shown = {index for step in result.steps for index in step.shown}
+    assert not requests(ranker) or shown == set(range(len(documents)))
+
+
+def test_small_windows_are_tried_before_giving_up() -> None:
+    documents = [f"{number} has these few words and no more" for number in range(52)]
+    for strategy, context in ((IRanker(), 500), (IRanker(form="append"), 800), (DRanker(), 500)):
+        ranker = reranker(last_labels, engine={"context_tokens": context}, strategy=strategy)
+        result = ranker.rerank(QUERY, documents)
+        assert result.status == "ok"
+        assert [fault.kind for fault in result.faults] == ["windowed"]

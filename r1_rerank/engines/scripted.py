@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 
@@ -55,6 +56,7 @@ class ScriptedEngine:
 
     async def agenerate(self, request: GenerationRequest) -> Completion:
         """Answers one request."""
+        await asyncio.sleep(0)  # as a real engine does: others run, and a cancelled task ends here
         return self.generate([request])[0]
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

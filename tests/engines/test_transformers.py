@@ -17,7 +17,7 @@ from r1_rerank.errors import ContextOverflowError, EngineClosedError, EngineErro
 
 pytestmark = pytest.mark.model
 
-WORDS = "tide moon sea harbour wave current salt wind shore boat gull sand reef storm net rope".split()
+WORDS = ["tide", "moon", "sea", "harbour", "wave", "current", "salt", "wind", "shore", "boat", "gull", "reef", "net"]
 APPEND = IRanker(form="append")
 
 

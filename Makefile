@@ -31,6 +31,7 @@ wheel: .venv/dev
 	$(BIN)/python -m pytest -m packaging
 
 benchmark: .venv/dev
+	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/cost.py
 
 clean:

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 from .budget import NO_LIMIT, Budget
 from .documents import (
     Document,
-    Fault,
     RankedDocument,
     RerankResult,
     Step,
@@ -20,13 +19,13 @@ from .documents import (
     as_documents,
 )
 from .engines.base import Completion, Engine, GenerationRequest
-from .errors import CheckpointError, EngineError, InputError, InputTypeError
-from .options import RankingOptions
+from .errors import EngineError, InputError, InputTypeError
+from .options import RankingOptions, as_strategy, settle
 from .prompts import PromptTemplate, default_templates
 from .ranking import OnError, Ranking
 from .rows import TaskName
-from .strategies import ALPHABET, STRATEGIES, Answer, DRanker, IRanker, Strategy
-from .tasks import PassageRanking, Task, as_task
+from .strategies import ALPHABET, Strategy
+from .tasks import Task, as_task
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class R1Reranker:
         self.engine = engine
         self._budget = budget
         self._on_error = on_error
-        self._options = _settle(
+        self._options = settle(
             engine,
             RankingOptions(
                 strategy=as_strategy(strategy),
@@ -442,49 +441,10 @@ class RerankStream:
             raise self.result.error
 
 
-def as_strategy(strategy: str | Strategy) -> Strategy:
-    """A strategy by name, or the one that was passed."""
-    if isinstance(strategy, str):
-        if strategy not in STRATEGIES:
-            raise InputError("strategy", f"{strategy!r} is not one of {', '.join(STRATEGIES)}")
-        return STRATEGIES[strategy]()
-    if not isinstance(strategy, IRanker | DRanker):
-        raise InputTypeError("strategy", f"expected a name, IRanker or DRanker, got {type(strategy).__name__}")
-    return strategy
-
-
 def _failed(error: Exception) -> Completion:
     return Completion(
         error=error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
     )
-
-
-def _settle(engine: Engine, options: RankingOptions) -> RankingOptions:
-    """Fits the options to what the engine's tokenizer and chat template can do, and notes what had to change."""
-    probe = engine.probe(_conversation(options), options.alphabet, options.thinking > 0)
-    if len(probe.labels) < 2:
-        raise CheckpointError("the model's tokenizer splits the labels; it cannot answer in one-letter labels")
-    strategy, notes = options.strategy, options.notes
-    if len(probe.labels) < len(options.alphabet):
-        detail = f"only {len(probe.labels)} of {len(options.alphabet)} labels are one token of this model"
-        notes = (*notes, Fault(None, "labels", detail))
-    if isinstance(strategy, IRanker) and strategy.form == "append" and not probe.append:
-        strategy = replace(strategy, form="rewrite")
-        detail = "the chat template rewrites earlier turns: every step is a new prompt (form rewrite)"
-        notes = (*notes, Fault(None, "form", detail))
-    return replace(options, alphabet=probe.labels, strategy=strategy, notes=notes)
-
-
-def _conversation(options: RankingOptions) -> list[list[dict[str, str]]]:
-    """The prompts of an elimination in `append` form after no, one and two steps."""
-    task = PassageRanking("What is a probe?")
-    run = IRanker(form="append").run(4, alphabet=options.alphabet)
-    windows = [next(run)]
-    for _ in range(2):
-        windows.append(run.send(Answer(tuple(windows[-1].live)[:1])))
-    texts = ["A device that measures.", "A small ship.", "A question.", "A sample."]
-    template = options.templates[task.name]
-    return [template.render(task, texts, window, thinking=options.thinking > 0) for window in windows]
 
 
 def _require_whole(argument: str, value: object, *, least: int) -> None:

@@ -42,7 +42,8 @@ class ModelOptions:
         """
         from typing import get_args
 
-        from ..reranker import EngineName, as_strategy
+        from ..options import as_strategy
+        from ..reranker import EngineName
 
         if self.strategy is not None:
             as_strategy(self.strategy)

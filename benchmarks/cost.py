@@ -20,7 +20,6 @@ import typer
 from r1_rerank import IRanker, R1Reranker
 from r1_rerank.checkpoint import embedded_base
 from r1_rerank.engines import TransformersEngine
-from r1_rerank.engines.kv_cache import Batch
 
 TEXT = Path(__file__).parents[1] / "examples" / "tides.jsonl"
 
@@ -40,21 +39,22 @@ def main(
     """Prints the table in Markdown."""
     query, texts = documents_of(documents, words)
     engine = TransformersEngine(embedded_base()[0])
-    uncached = TransformersEngine(engine._model, engine._tokenizer._tokenizer, cache_gib=0)
-    bare = engine._tokenizer.encode("\n".join([query, *texts]))
+    uncached = TransformersEngine(engine.model, engine.tokenizer, cache_gib=0)
+    bare = engine.tokenizer("\n".join([query, *texts]), return_tensors="pt")["input_ids"]
+    width = bare.shape[1]
 
     def one_pass() -> tuple[int, int, int, int]:
         import torch
 
         with torch.inference_mode():
-            Batch(engine._model, [None], engine._head).feed([bare])
-        return 1, len(bare), 0, 0
+            engine.model(input_ids=bare, logits_to_keep=1)
+        return 1, width, 0, 0
 
     def ranking(engine: TransformersEngine, strategy: str | IRanker) -> Callable[[], tuple[int, int, int, int]]:
         reranker = R1Reranker(engine, strategy=strategy, thinking=0)
 
         def run() -> tuple[int, int, int, int]:
-            engine._prefixes.clear()
+            engine.clear_cache()
             usage = reranker.rerank(query, texts).usage
             return usage.calls, usage.prompt_computed, usage.prompt_reused, usage.generated
 
@@ -79,7 +79,7 @@ def main(
     print("| | calls | prompt tokens computed | x one pass | reused | generated | seconds | x one pass |")
     print("|---|---|---|---|---|---|---|---|")
     for name, (calls, computed, reused, generated) in counts.items():
-        tokens, wall = computed / len(bare), seconds[name] / seconds["one bare pass"]
+        tokens, wall = computed / width, seconds[name] / seconds["one bare pass"]
         print(
             f"| {name} | {calls} | {computed:,} | {tokens:.2f} | {reused:,} | {generated} "
             f"| {seconds[name]:.2f} | {wall:.2f} |"

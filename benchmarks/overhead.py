@@ -1,6 +1,6 @@
 """What our own code costs: the import, and the pure layer for each step of an elimination.
 
-    python benchmarks/overhead.py [--queries 1000] [--documents 20]
+python benchmarks/overhead.py [--queries 1000] [--documents 20]
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def main(
         results = reranker.rerank_batch(["what is it?"] * queries, [texts] * queries)
         spent = time.process_time() - started
         steps = sum(len(result.steps) for result in results)
-        print(
-            f"{form}: {spent / steps * 1e6:.0f} microseconds a step ({steps:,} steps, {documents} documents of 60 words)"
-        )
+        print(f"{form}: {spent / steps * 1e6:.0f} µs of processor time a step, over {steps:,} steps")
 
 
 if __name__ == "__main__":

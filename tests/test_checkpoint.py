@@ -105,7 +105,7 @@ def test_other_mistakes_are_named_before_anything_loads(engine):
     with pytest.raises(InputError, match="thinking"):
         R1Reranker.from_pretrained(thinking=-1)
     with pytest.raises(InputTypeError, match="TransformersEngine"):
-        R1Reranker.from_pretrained(engine._model)
+        R1Reranker.from_pretrained(engine.model)
 
 
 def test_a_folder_without_weights_says_what_is_missing(tmp_path):

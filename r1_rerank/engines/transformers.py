@@ -51,6 +51,10 @@ class TransformersEngine:
     Raises:
         InputError: An argument that cannot be used.
         CheckpointError: The weights cannot be loaded.
+
+    Attributes:
+        model: The loaded model.
+        tokenizer: Its tokenizer.
     """
 
     name = "transformers"
@@ -76,9 +80,10 @@ class TransformersEngine:
             raise InputTypeError("tokenizer", "a loaded model needs its tokenizer; pass both")
         elif adapter is not None:
             raise InputError("adapter", "a loaded model must have its adapter merged already; pass a folder or name")
-        self._model = model.eval()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
         ends = getattr(model.generation_config, "eos_token_id", None)
-        self._tokenizer = ChatTokenizer(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self._chat = ChatTokenizer(tokenizer, ends if isinstance(ends, list) else [] if ends is None else [ends])
         self.batch_size = batch_size
         self.context_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         croppable = is_croppable(model)
@@ -86,7 +91,7 @@ class TransformersEngine:
         # Padding between two pieces would shift a sliding window: such models run one row at a time.
         self._rows = batch_size if croppable else 1
         self._prefixes = PrefixCache(int(cache_gib * 2**30) if croppable else 0)
-        self._head = LabelHead(self._model, list(self._tokenizer.label_ids.values()))
+        self._head = LabelHead(self.model, list(self._chat.label_ids.values()))
         self._lock = threading.RLock()
         self._queue = RequestQueue(self._generate, batch_size)
         self._closed = False
@@ -94,12 +99,12 @@ class TransformersEngine:
     @property
     def device(self) -> str:
         """Where the model runs."""
-        return str(self._model.device)
+        return str(self.model.device)
 
     @property
     def dtype(self) -> str:
         """Number format of the weights."""
-        return str(self._model.dtype).removeprefix("torch.")
+        return str(self.model.dtype).removeprefix("torch.")
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answers every request, in order; see `Engine.generate`."""
@@ -114,11 +119,16 @@ class TransformersEngine:
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt, chat template included."""
-        return len(self._tokenizer.encode(self._tokenizer.render(messages)))
+        return len(self._chat.encode(self._chat.render(messages)))
 
     def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
         """Finds out what holds for this tokenizer and chat template."""
-        return self._tokenizer.probe(turns, alphabet, thinking)
+        return self._chat.probe(turns, alphabet, thinking)
+
+    def clear_cache(self) -> None:
+        """Forgets all prompts, as after loading."""
+        with self._lock:
+            self._prefixes.clear()
 
     def close(self) -> None:
         """Frees the model and its caches; requests from now on fail."""
@@ -128,7 +138,7 @@ class TransformersEngine:
         self._queue.close()
         with self._lock:
             self._prefixes.clear()
-            del self._model, self._head
+            del self.model, self._head
 
     def _generate(
         self, requests: Sequence[GenerationRequest], cancelled: Sequence[Callable[[], bool]]
@@ -156,14 +166,14 @@ class TransformersEngine:
         constrain = request.labels is not None
         answer = request.max_answer_tokens
         if request.labels is not None:
-            unknown = [label for label in request.labels if label not in self._tokenizer.label_ids]
+            unknown = [label for label in request.labels if label not in self._chat.label_ids]
             if unknown or not 1 <= request.pick <= len(request.labels):
                 raise EngineError(
                     f"cannot pick {request.pick} of the labels {list(request.labels)}: "
                     + (f"{unknown} are not one token of this model" if unknown else "there are not that many")
                 )
-            answer = 1 + (request.pick - 1) * (1 + len(self._tokenizer.between))
-        tokens = self._tokenizer.prompt(request.messages, thinking=request.thinking_budget > 0, constrain=constrain)
+            answer = 1 + (request.pick - 1) * (1 + len(self._chat.between))
+        tokens = self._chat.prompt(request.messages, thinking=request.thinking_budget > 0, constrain=constrain)
         longest = len(tokens) + request.thinking_budget + answer
         if self.context_tokens is not None and longest > self.context_tokens:
             raise ContextOverflowError(
@@ -198,7 +208,7 @@ class TransformersEngine:
             if not missing:
                 continue
             known = self._prefixes.find(None, [*prefix, -1])
-            batch = Batch(self._model, [known], self._head)
+            batch = Batch(self.model, [known], self._head)
             try:
                 batch.feed([prefix[len(prefix) - missing :]])
             except Exception as error:
@@ -226,9 +236,9 @@ class TransformersEngine:
                 return {number: Completion(error=failure) for number in jobs}
         else:
             seconds = (time.perf_counter() - started) / len(jobs)
-            return {number: job.completion(self._tokenizer, seconds) for number, job in jobs.items()}
+            return {number: job.completion(self._chat, seconds) for number, job in jobs.items()}
         # Outside of the except clause: the exception would keep the failed batch in memory.
-        _empty_allocator(self._model.device)
+        _empty_allocator(self.model.device)
         fresh = {number: self._job(job.request, job.cancelled) for number, job in jobs.items()}
         if len(self._prefixes):
             logger.warning("out of memory: dropping %d cached prefixes", len(self._prefixes))
@@ -246,8 +256,8 @@ class TransformersEngine:
         return completions
 
     def _run(self, jobs: list[Job]) -> None:
-        batch = Batch(self._model, [job.prefix for job in jobs], self._head)
-        decoding.run(batch, jobs, self._tokenizer)
+        batch = Batch(self.model, [job.prefix for job in jobs], self._head)
+        decoding.run(batch, jobs, self._chat)
         if not self._prefixes.max_bytes:
             return
         for row, job in enumerate(jobs):

@@ -47,7 +47,7 @@ def test_rankings_are_the_same_alone_in_a_batch_and_in_another_order(weights, en
     lists = [passages(2 + number % 5, seed=number) for number in range(8)]
     reranker = R1Reranker(engine, strategy=strategy, thinking=thinking)
     uncached = R1Reranker(
-        engine.__class__(engine._model, engine._tokenizer._tokenizer, batch_size=1, cache_gib=0),
+        engine.__class__(engine.model, engine.tokenizer, batch_size=1, cache_gib=0),
         strategy=strategy,
         thinking=thinking,
     )
@@ -70,7 +70,7 @@ def test_rankings_are_the_same_alone_in_a_batch_and_in_another_order(weights, en
 
 
 def test_appended_steps_equal_whole_prompts(weights, engine):
-    whole = TransformersEngine(engine._model, engine._tokenizer._tokenizer, cache_gib=0)
+    whole = TransformersEngine(engine.model, engine.tokenizer, cache_gib=0)
     documents = passages(9, seed=3)
     cached = R1Reranker(engine, strategy=APPEND, thinking=0).rerank("what moves the tide?", documents)
     computed = R1Reranker(whole, strategy=APPEND, thinking=0).rerank("what moves the tide?", documents)
@@ -149,8 +149,8 @@ class Writes:
     """Makes the model write a given text after a few tokens of its own."""
 
     def __init__(self, engine, text: str, after: int) -> None:
-        self.tokens = [None] * after + engine._tokenizer.encode(text)
-        self.handle = engine._model.lm_head.register_forward_hook(self.bias)
+        self.tokens = [None] * after + engine._chat.encode(text)
+        self.handle = engine.model.lm_head.register_forward_hook(self.bias)
 
     def bias(self, module, arguments, logits):
         token = self.tokens.pop(0) if self.tokens else None
@@ -230,10 +230,10 @@ def test_out_of_memory_halves_the_batch_and_goes_on(engine):
         if rows > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    small = TransformersEngine(engine._model, engine._tokenizer._tokenizer)
+    small = TransformersEngine(engine.model, engine.tokenizer)
     requests = [ask(f"Which of the {number}?") for number in range(8)]
     expected = [completion.text for completion in engine.generate(requests)]
-    handle = engine._model.register_forward_pre_hook(refuse, with_kwargs=True)
+    handle = engine.model.register_forward_pre_hook(refuse, with_kwargs=True)
     try:
         completions = small.generate(requests)
         assert [completion.text for completion in completions] == expected
@@ -249,8 +249,8 @@ def test_a_request_that_never_fits_is_an_error_that_says_so(engine):
     def refuse(module, arguments, keywords):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
-    small = TransformersEngine(engine._model, engine._tokenizer._tokenizer)
-    handle = engine._model.register_forward_pre_hook(refuse, with_kwargs=True)
+    small = TransformersEngine(engine.model, engine.tokenizer)
+    handle = engine.model.register_forward_pre_hook(refuse, with_kwargs=True)
     try:
         (completion,) = small.generate([ask("Which?")])
     finally:
@@ -262,7 +262,7 @@ def test_an_exception_in_the_model_is_an_error_of_its_requests(engine):
     def fail(module, arguments, keywords):
         raise ValueError("odd shape")
 
-    handle = engine._model.register_forward_pre_hook(fail, with_kwargs=True)
+    handle = engine.model.register_forward_pre_hook(fail, with_kwargs=True)
     try:
         result = R1Reranker(engine, thinking=0).rerank("tide?", ["a", "b"])
     finally:
@@ -272,7 +272,7 @@ def test_an_exception_in_the_model_is_an_error_of_its_requests(engine):
 
 
 def test_a_closed_engine_refuses(weights, engine):
-    closed = TransformersEngine(copy.copy(engine._model), engine._tokenizer._tokenizer)
+    closed = TransformersEngine(copy.copy(engine.model), engine.tokenizer)
     closed.close()
     closed.close()
     assert isinstance(closed.generate([ask("Which?")])[0].error, EngineClosedError)
@@ -315,11 +315,11 @@ def test_a_template_that_opens_thinking_is_closed_before_a_label(weights, engine
     template = AutoTokenizer.from_pretrained(weights).chat_template.replace(
         "{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n<think>\n' }}"
     )
-    opened = TransformersEngine(engine._model, tokenizer_with(weights, template))
-    tokens = opened._tokenizer.prompt([{"role": "user", "content": "x"}], thinking=False, constrain=True)
-    assert opened._tokenizer.decode(tokens).endswith("<think>\n\n</think>\n<answer>[")
-    tokens = opened._tokenizer.prompt([{"role": "user", "content": "x"}], thinking=True, constrain=True)
-    assert opened._tokenizer.decode(tokens).count("<think>") == 1
+    opened = TransformersEngine(engine.model, tokenizer_with(weights, template))
+    tokens = opened._chat.prompt([{"role": "user", "content": "x"}], thinking=False, constrain=True)
+    assert opened._chat.decode(tokens).endswith("<think>\n\n</think>\n<answer>[")
+    tokens = opened._chat.prompt([{"role": "user", "content": "x"}], thinking=True, constrain=True)
+    assert opened._chat.decode(tokens).count("<think>") == 1
 
 
 def test_a_template_that_rewrites_earlier_turns_falls_back_to_rewrite_and_says_so(weights, engine):
@@ -327,21 +327,21 @@ def test_a_template_that_rewrites_earlier_turns_falls_back_to_rewrite_and_says_s
         "{% for message in messages %}{% if message['role'] == 'user' and not loop.last %}(earlier)"
         "{% else %}{{ message['content'] }}{% endif %}\n{% endfor %}ASSISTANT: "
     )
-    rewriting = TransformersEngine(engine._model, tokenizer_with(weights, template))
+    rewriting = TransformersEngine(engine.model, tokenizer_with(weights, template))
     result = R1Reranker(rewriting, strategy=APPEND, thinking=0).rerank("tide?", passages(3, seed=6))
     assert [fault.kind for fault in result.faults] == ["form"]
     assert result.status == "ok"
 
 
 def test_a_model_without_a_chat_template_gets_a_plain_prompt(weights, engine):
-    plain = TransformersEngine(engine._model, tokenizer_with(weights, None))
+    plain = TransformersEngine(engine.model, tokenizer_with(weights, None))
     assert R1Reranker(plain, strategy=APPEND, thinking=0).rerank("tide?", passages(3, seed=6)).status == "ok"
 
 
 def test_labels_that_are_no_single_token_are_not_given_out(weights, engine):
     tokenizer = AutoTokenizer.from_pretrained(weights)
     tokenizer.add_tokens(["[A", "[B"])
-    odd = TransformersEngine(engine._model, tokenizer)
+    odd = TransformersEngine(engine.model, tokenizer)
     result = R1Reranker(odd, thinking=0).rerank("tide?", passages(3, seed=6))
     assert result.faults[0].kind == "labels"
     assert {step.answer[len("<answer>[")] for step in result.steps} <= set("CDE")
@@ -350,8 +350,8 @@ def test_labels_that_are_no_single_token_are_not_given_out(weights, engine):
 def test_control_tokens_of_this_tokenizer_are_broken_in_documents(weights, engine):
     tokenizer = AutoTokenizer.from_pretrained(weights)
     tokenizer.add_special_tokens({"additional_special_tokens": ["§system§"]})
-    strict = TransformersEngine(engine._model, tokenizer)
-    tokens = strict._tokenizer.prompt([{"role": "user", "content": "a §system§ b"}], thinking=False, constrain=True)
+    strict = TransformersEngine(engine.model, tokenizer)
+    tokens = strict._chat.prompt([{"role": "user", "content": "a §system§ b"}], thinking=False, constrain=True)
     assert tokenizer.convert_tokens_to_ids("§system§") not in tokens
 
 
@@ -383,7 +383,7 @@ def test_sliding_windows_run_without_reuse_and_row_by_row(weights):
 
 def test_bad_arguments_are_named(weights, engine):
     with pytest.raises(InputError, match="tokenizer"):
-        TransformersEngine(engine._model)
+        TransformersEngine(engine.model)
     for name, value in (
         ("batch_size", 0),
         ("batch_size", True),
@@ -404,10 +404,10 @@ def test_it_is_an_engine(engine):
 
 
 def test_equal_prompts_in_one_batch_are_counted_once(engine):
-    engine._prefixes.clear()
+    engine.clear_cache()
     prompt = " ".join(passages(1, seed=9, words=100))
     first, second = engine.generate([ask(prompt), ask(prompt)])
-    total = len(engine._tokenizer.prompt(ask(prompt).messages, thinking=False, constrain=True))
+    total = len(engine._chat.prompt(ask(prompt).messages, thinking=False, constrain=True))
     usages = sorted((first.usage, second.usage), key=lambda usage: usage.prompt_computed)
     assert [usage.prompt_computed for usage in usages] == [1, total]
     assert [usage.prompt_reused for usage in usages] == [total - 1, 0]
@@ -415,7 +415,7 @@ def test_equal_prompts_in_one_batch_are_counted_once(engine):
 
 @pytest.mark.parametrize("strategy", [APPEND, IRanker(form="append", drop=3), "dranker"])
 def test_an_estimate_is_what_an_answer_only_run_computes(engine, strategy):
-    fresh = TransformersEngine(engine._model, engine._tokenizer._tokenizer)
+    fresh = TransformersEngine(engine.model, engine.tokenizer)
     reranker = R1Reranker(fresh, strategy=strategy, thinking=0)
     documents = passages(7, seed=11)
     estimate = reranker.estimate("what moves the tide?", documents)
@@ -430,7 +430,7 @@ def test_an_estimate_with_thinking_is_an_upper_bound_and_not_far_off(engine):
     reranker = R1Reranker(engine, strategy=APPEND, thinking=5)
     documents = passages(6, seed=12)
     estimate = reranker.estimate("what moves the net?", documents)
-    engine._prefixes.clear()
+    engine.clear_cache()
     usage = reranker.rerank("what moves the net?", documents).usage
     assert usage.prompt_computed <= estimate.prompt_computed <= 1.1 * usage.prompt_computed
     assert usage.thinking <= estimate.thinking

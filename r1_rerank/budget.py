@@ -107,7 +107,7 @@ def shorten(text: str, limit: int, count: Callable[[str], int]) -> str:
     kept = text[:low]
     if not (text[low : low + 1].strip() and kept[-1:].strip()):
         return kept.rstrip()  # the cut does not fall inside a word
-    whole = kept.rfind(" ")
+    whole = len(kept) - len(kept.split()[-1])
     # Scripts without spaces have no word to spare.
     return kept[:whole].rstrip() if whole > max(0, low - _LONGEST_WORD) else kept
 

@@ -45,14 +45,14 @@ _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class BaseModelCard(_Part):
     """The weights that a checkpoint was trained from; `sha256` is that of the embedded GGUF file, if it is those."""
 
     name: str
-    sha256: str | None = None
+    sha256: str | None
 
 
 class ThinkingCard(_Part):
@@ -98,7 +98,11 @@ class RankerCard(_Part):
             raise ValueError(f"templates lacks {', '.join(missing)}")
         if len(set(self.labels.alphabet)) != len(self.labels.alphabet):
             raise ValueError("labels.alphabet has a letter twice")
-        for template in self.prompt_templates().values():
+        if self.thinking.mode == "none" and self.thinking.budget:
+            raise ValueError("thinking.budget must be 0 where thinking.mode is none")
+        for task, template in self.prompt_templates().items():
+            if template.task != task:
+                raise ValueError(f"templates.{task} words the task {template.task}")
             if (template.candidate.count("{label}") > 1) != self.labels.close:
                 raise ValueError(f"labels.close is {self.labels.close}, the {template.task} template says otherwise")
         self.ranking_strategy()
@@ -175,9 +179,9 @@ def find_checkpoint(model: str | os.PathLike[str] | None = None) -> Checkpoint:
             return _from_folder(folder, "embedded", "embedded")
     name = os.fspath(model)
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _from_folder(folder, name, "model")
-    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+    if not name or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError("model", f"{name!r} is no folder and no hub name such as Qwen/Qwen2.5-3B-Instruct")
     return _from_folder(_from_hub(name), name, "model")
 
@@ -197,7 +201,7 @@ def embedded_base() -> tuple[Path, tuple[Fault, ...]]:
         return folder, ()
     try:
         hub = _from_hub(EMBEDDED_HUB)
-    except InputError as error:
+    except CheckpointError as error:
         raise CheckpointError(f"the embedded weights are not installed: {INSTALL_WEIGHTS}") from error
     detail = f"base from the hub, not byte for byte the one of the checkpoint: {INSTALL_WEIGHTS}"
     return hub, (Fault(None, "base", detail),)
@@ -217,6 +221,8 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     if source != "embedded" and not adapter_config.is_file():
         _require_weights(folder, name)
         return Checkpoint(folder, None, card, source)
+    if adapter_config.is_file() and not any(folder.glob("*.safetensors")):
+        raise CheckpointError(f"adapter folder {name!r} has no *.safetensors weights (pickled ones are not loaded)")
     base_name = card.base.name if card is not None else _adapter_base(adapter_config)
     adapter = folder if adapter_config.is_file() else None
     if base_name == EMBEDDED_HUB:
@@ -230,7 +236,7 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     if not base.is_dir():
         try:
             base = _from_hub(base_name)
-        except InputError as error:
+        except CheckpointError as error:
             raise CheckpointError(
                 f"the base model {base_name!r} of the adapter {name!r} is missing: {error}"
             ) from error
@@ -261,8 +267,9 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=_MODEL_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            "model", f"{name!r} is not in the hub cache and cannot be fetched: {str(error).splitlines()[0]}"
+        raise CheckpointError(
+            f"model {name!r} is no folder here, is not in the hub cache, and cannot be fetched "
+            f"({type(error).__name__}): pass a folder, or fetch it first where the hub can be reached"
         ) from error
 
 

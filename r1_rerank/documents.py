@@ -40,7 +40,7 @@ class Document:
     id: str | None = None
     title: str | None = None
     price: float | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name, value in (("text", self.text), ("id", self.id), ("title", self.title)):

@@ -9,7 +9,7 @@ from functools import partial
 
 from .budget import fair_cap, shorten
 from .documents import Fault
-from .engines.base import Engine
+from .engines.base import Engine, context_tokens
 from .errors import ContextOverflowError
 from .options import RankingOptions
 from .prompts import quote
@@ -47,7 +47,7 @@ def fit(task: Task, texts: Sequence[str], options: RankingOptions, engine: Engin
     Raises:
         ContextOverflowError: Not even a few words of two documents fit.
     """
-    context = engine.context_tokens
+    context = context_tokens(engine)
     if context is None:
         return Fit(texts)
     strategy, alphabet = options.strategy, len(options.alphabet)
@@ -98,7 +98,7 @@ class _Room:
         self._task = task
         self._options = options
         self._engine = engine
-        self._context = engine.context_tokens or 0
+        self._context = context_tokens(engine) or 0
         # The frame grows evenly with the number of candidates: two points tell its size for all.
         few, many = self._frame(2), self._frame(max(most, 3))
         self._for_each = math.ceil((many - few) / (max(most, 3) - 2)) + 1  # a label may split a word
@@ -107,7 +107,10 @@ class _Room:
     def left(self, size: int, lengths: Sequence[int]) -> int:
         """Tokens left when the `size` longest documents meet in one prompt."""
         strategy = self._options.strategy
-        turns = TURN_TOKENS * size if isinstance(strategy, IRanker) and strategy.form == "append" else 0
+        turns = 0
+        if isinstance(strategy, IRanker) and strategy.form == "append":
+            each = TURN_TOKENS + ANSWER_TOKENS_PER_LABEL * (strategy.drop - 1)
+            turns = each * math.ceil(size / strategy.drop)
         answer = self._options.thinking + ANSWER_TOKENS_PER_LABEL * (size + 1)
         longest = sum(sorted(lengths)[-size:])
         return self._context - self._fixed - self._for_each * size - turns - answer - longest

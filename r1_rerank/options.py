@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .documents import Fault
-from .engines.base import Engine
+from .engines.base import Engine, probe_engine
 from .errors import CheckpointError, InputError, InputTypeError
 from .prompts import Message, PromptTemplate
 from .rows import TaskName
@@ -26,6 +26,7 @@ class RankingOptions:
         alphabet: Labels to give out.
         label_seed: Permute the labels by this seed; None: in order.
         temperature: 0 is greedy.
+        seed: For sampling; None: another one each time.
         card: Where these options came from; see `RerankResult.card`.
         notes: Faults that hold for every result.
     """
@@ -37,6 +38,7 @@ class RankingOptions:
     alphabet: tuple[str, ...] = tuple(ALPHABET)
     label_seed: int | None = None
     temperature: float = 0.0
+    seed: int | None = None
     card: str = "default"
     notes: tuple[Fault, ...] = ()
 
@@ -54,7 +56,7 @@ def as_strategy(strategy: str | Strategy) -> Strategy:
 
 def settle(engine: Engine, options: RankingOptions) -> RankingOptions:
     """Fits the options to what the engine's tokenizer and chat template can do, and notes what had to change."""
-    probe = engine.probe(_conversation(options), options.alphabet, options.thinking > 0)
+    probe = probe_engine(engine, _conversation(options), options.alphabet, options.thinking > 0)
     if len(probe.labels) < 2:
         raise CheckpointError("the model's tokenizer splits the labels; it cannot answer in one-letter labels")
     strategy, notes = options.strategy, options.notes
@@ -71,7 +73,7 @@ def settle(engine: Engine, options: RankingOptions) -> RankingOptions:
 def _conversation(options: RankingOptions) -> list[list[Message]]:
     """The prompts of an elimination in `append` form after no, one and two steps."""
     task = PassageRanking("What is a probe?")
-    run = IRanker(form="append").run(4, alphabet=options.alphabet)
+    run = IRanker(form="append").run(4)
     windows = [next(run)]
     for _ in range(2):
         windows.append(run.send(Answer(tuple(windows[-1].live)[:1])))

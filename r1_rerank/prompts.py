@@ -35,8 +35,9 @@ _LONGEST_TURN = 8
 
 # Half-width and full-width: some tokenizers fold the second into the first.
 _LABEL_LIKE = re.compile(r"[\[［]\s*([A-Za-zＡ-Ｚａ-ｚ])\s*[\]］]")
-# [INST], [/INST], [gMASK], [TOOL_CALLS]: control tokens of chat templates.
-_BRACKET_TOKEN = re.compile(r"[\[［]([/／]?\w*[A-Z_Ａ-Ｚ＿]{2}\w*)[\]］]")
+# [INST], [/INST], [gMASK], [TOOL_CALLS]: control tokens of chat templates have two capitals or underscores in a row.
+_BRACKETED = re.compile(r"[\[［]([/／]?\w{2,40})[\]］]")
+_CAPITALS = re.compile(r"[A-Z_Ａ-Ｚ＿]{2}")
 # <answer>, </think>, <|im_end|>, <s>, <<SYS>>: whatever opens a tag or a control token.
 _TAG_OPEN = re.compile(r"[<＜](?=[A-Za-z/|_!<Ａ-Ｚａ-ｚ／｜＿！＜])")
 
@@ -53,7 +54,7 @@ def quote(text: str) -> str:
     """
     text = _SURROGATE.sub("\ufffd", " ".join(text.split()))
     text = _LABEL_LIKE.sub(r"(\1)", text)
-    text = _BRACKET_TOKEN.sub(r"(\1)", text)
+    text = _BRACKETED.sub(lambda found: f"({found[1]})" if _CAPITALS.search(found[1]) else found[0], text)
     return _TAG_OPEN.sub("< ", text)
 
 
@@ -157,8 +158,9 @@ class PromptTemplate:
         for name, (required, optional) in asks_for.items():
             _check_placeholders(name, getattr(self, name), required, optional)
         for name in ("next", "next_many"):
-            if (words := len(getattr(self, name).split())) > _LONGEST_TURN:
-                raise TemplateError(name, f"has {words} words; a turn of at most {_LONGEST_TURN} keeps steps cheap")
+            turn = getattr(self, name)
+            if len(turn.split()) > _LONGEST_TURN or len(turn) > 10 * _LONGEST_TURN:
+                raise TemplateError(name, f"is too long: a turn of at most {_LONGEST_TURN} words keeps steps cheap")
         for name, wording in self.objectives.items():
             if self.task != "routing" or name not in OBJECTIVES or not isinstance(wording, str):
                 raise TemplateError("objectives", f"{name!r} is not a wording of one of {', '.join(OBJECTIVES)}")

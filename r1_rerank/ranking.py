@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -73,6 +74,8 @@ class Ranking:
             fitted = fit(task, self._texts, options, engine)
         except ContextOverflowError as error:
             self.error = error
+        except Exception as error:  # an engine that cannot count costs its query, not the whole batch
+            self.error = EngineError(f"{type(error).__name__}: {error}")
         else:
             self._texts, capacity = fitted.texts, fitted.capacity
             self._faults += fitted.notes
@@ -82,7 +85,7 @@ class Ranking:
         if self.error is None:
             self._advance(None)
         else:
-            self._stop("context", str(self.error))
+            self._stop("context" if isinstance(self.error, ContextOverflowError) else "engine", str(self.error))
 
     @property
     def done(self) -> bool:
@@ -196,7 +199,9 @@ class Ranking:
                 generated=request.thinking_budget + answer,
                 thinking=request.thinking_budget,
             )
-            self._advance(Answer(tuple(reversed(window.live))[: window.pick]))
+            # The most is computed when the shortest fall first.
+            shortest = sorted(window.live, key=lambda label: len(self._texts[window.live[label]]))
+            self._advance(Answer(tuple(shortest[: window.pick])))
         return usage
 
     def _forced_tokens(self, request: GenerationRequest) -> int:
@@ -221,9 +226,15 @@ class Ranking:
             thinking_budget=thinking,
             max_answer_tokens=ANSWER_TOKENS_PER_LABEL * (pick + 1),
             temperature=options.temperature,
-            seed=options.label_seed,
+            seed=self._seed(),
             session=f"{self._session}/{window.number}",
         )
+
+    def _seed(self) -> int | None:
+        """Another seed for each step, the same for the same step of the same run."""
+        if self._options.seed is None:
+            return None
+        return zlib.crc32(f"{self._options.seed}/{len(self._steps)}".encode())
 
     def _pick(self, window: Window) -> int:
         """Labels that the answer has to name: one distribution tells as many as are wanted."""
@@ -282,9 +293,10 @@ def _distribution(
         notes.append(("no_logprobs", "the engine reported no label probabilities"))
         return None
     # A little above 0 is rounding; more, or a label that is not live, is a mistake of the engine.
-    if set(logprobs) != set(live) or not all(value <= 1e-3 for value in logprobs.values()):
+    numbers = [float(value) for value in logprobs.values() if isinstance(value, int | float)]
+    if set(logprobs) != set(live) or len(numbers) < len(live) or not all(value <= 1e-3 for value in numbers):
         notes.append(("bad_logprobs", "the engine reported probabilities that are not those of the live labels"))
         return None
     if len(logprobs) > 2 and len(set(logprobs.values())) == 1:
         notes.append(("flat", "all labels are equally probable: the model may not expect a label there"))
-    return {label: min(value, 0.0) for label, value in logprobs.items()}
+    return {label: min(float(value), 0.0) for label, value in logprobs.items()}

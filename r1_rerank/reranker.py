@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,14 @@ from .documents import (
     Usage,
     as_documents,
 )
-from .engines.base import Completion, Engine, GenerationRequest
+from .engines.base import (
+    CAPABILITIES,
+    Completion,
+    Engine,
+    GenerationRequest,
+    batch_size,
+    missing_members,
+)
 from .errors import EngineError, InputError, InputTypeError
 from .options import RankingOptions, as_strategy, settle
 from .prompts import PromptTemplate, default_templates
@@ -52,6 +60,7 @@ class R1Reranker:
         alphabet: Labels in the order in which they are given out.
         label_seed: Permute the labels by this seed; None: in order.
         temperature: 0 is greedy.
+        seed: For sampling; None: another one each time.
 
     Raises:
         InputError: An argument that cannot be used.
@@ -70,19 +79,15 @@ class R1Reranker:
         alphabet: str = ALPHABET,
         label_seed: int | None = None,
         temperature: float = 0.0,
+        seed: int | None = None,
     ) -> None:
-        if isinstance(engine, str) or not isinstance(engine, Engine):
-            raise InputTypeError(
-                "engine",
-                f"expected an engine object, got {type(engine).__name__}; from_pretrained builds one by name",
-            )
-        _require_whole("thinking", thinking, least=0)
-        if on_error not in get_args(OnError):
-            raise InputError("on_error", f"{on_error!r} is not one of {', '.join(get_args(OnError))}")
-        if not isinstance(budget, Budget):
-            raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
-            raise InputError("temperature", f"expected 0 or more, got {temperature!r}")
+        if isinstance(engine, str):
+            raise InputTypeError("engine", "expected an engine object, got a str; from_pretrained builds one by name")
+        if missing := missing_members(engine):
+            raise InputTypeError("engine", f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)}")
+        if isinstance(engine.capabilities, str) or not set(engine.capabilities) <= CAPABILITIES:
+            raise InputError("engine", f"its capabilities are not a set of {', '.join(sorted(CAPABILITIES))}")
+        _check_options(strategy, thinking, templates, budget, on_error, constrain, label_seed, temperature, seed)
         if not isinstance(alphabet, str) or len(set(alphabet)) < max(2, len(alphabet)) or set(alphabet) - set(ALPHABET):
             raise InputError("alphabet", f"expected at least two different letters of A-Z and a-z, got {alphabet!r}")
         self.engine = engine
@@ -98,6 +103,7 @@ class R1Reranker:
                 alphabet=tuple(alphabet),
                 label_seed=label_seed,
                 temperature=temperature,
+                seed=seed,
             ),
         )
 
@@ -115,6 +121,7 @@ class R1Reranker:
         constrain: bool = True,
         label_seed: int | None = None,
         temperature: float = 0.0,
+        seed: int | None = None,
         device: str = "auto",
         dtype: str = "auto",
         batch_size: int = 8,
@@ -133,6 +140,7 @@ class R1Reranker:
             constrain: See the class.
             label_seed: See the class.
             temperature: See the class.
+            seed: See the class.
             device: See `TransformersEngine`.
             dtype: See `TransformersEngine`.
             batch_size: See `TransformersEngine`.
@@ -144,10 +152,9 @@ class R1Reranker:
         """
         if engine not in get_args(EngineName):
             raise InputError("engine", f"{engine!r} is not one of {', '.join(get_args(EngineName))}")
-        if strategy is not None:
-            as_strategy(strategy)
-        if thinking is not None:
-            _require_whole("thinking", thinking, least=0)
+        _check_options(
+            strategy or "iranker", thinking or 0, templates, budget, on_error, constrain, label_seed, temperature, seed
+        )
         if model is not None and not isinstance(model, str | PathLike):
             raise InputTypeError(
                 "model",
@@ -155,8 +162,11 @@ class R1Reranker:
                 "for a loaded model: R1Reranker(TransformersEngine(model, tokenizer))",
             )
         from .checkpoint import find_checkpoint
+        from .engines.loading import choose_device, choose_dtype
         from .engines.transformers import TransformersEngine
 
+        choose_dtype(dtype, choose_device(device))
+        _require_whole("batch_size", batch_size, least=1)
         found = find_checkpoint(model)
         card = found.card
         if card is not None:
@@ -183,6 +193,7 @@ class R1Reranker:
             alphabet=card.labels.alphabet if card is not None else ALPHABET,
             label_seed=label_seed,
             temperature=temperature,
+            seed=seed,
         )
         reranker._options = replace(
             reranker._options, card=found.source, notes=(*found.notes, *reranker._options.notes)
@@ -334,7 +345,7 @@ class R1Reranker:
         waiting = iter(enumerate(rows))
         active: dict[int, Ranking] = {}
         while True:
-            while len(active) < self.engine.batch_size:
+            while len(active) < batch_size(self.engine):
                 number, (task, documents) = next(waiting, (-1, (None, ())))
                 if task is None:
                     break
@@ -361,11 +372,11 @@ class R1Reranker:
         except Exception as error:
             logger.exception("engine %s raised", self.engine.name)
             return [_failed(error)] * len(requests)
-        return completions
+        return list(map(_sound, completions))
 
     async def _agenerate(self, request: GenerationRequest) -> Completion:
         try:
-            return await self.engine.agenerate(request)
+            return _sound(await self.engine.agenerate(request))
         except Exception as error:
             logger.exception("engine %s raised", self.engine.name)
             return _failed(error)
@@ -431,7 +442,8 @@ class RerankStream:
         if len(documents) < 2:
             self.result = reranker._trivial(task, documents, top_k)
             return
-        ranking = Ranking(task, documents, reranker._options, reranker.engine, budget)
+        # Counting the tokens of long documents takes a while: not on the loop.
+        ranking = await asyncio.to_thread(Ranking, task, documents, reranker._options, reranker.engine, budget)
         while (request := ranking.request()) is not None:
             step = ranking.receive(await reranker._agenerate(request))
             if step is not None:
@@ -441,10 +453,45 @@ class RerankStream:
             raise self.result.error
 
 
+def _sound(completion: Completion) -> Completion:
+    """The completion, if it is one."""
+    if isinstance(completion, Completion) and isinstance(completion.text, str):
+        return completion
+    return _failed(EngineError(f"the engine answered with {type(completion).__name__} and no text"))
+
+
 def _failed(error: Exception) -> Completion:
     return Completion(
         error=error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
     )
+
+
+def _check_options(
+    strategy: object,
+    thinking: object,
+    templates: Mapping[TaskName, PromptTemplate] | None,
+    budget: object,
+    on_error: object,
+    constrain: object,
+    label_seed: object,
+    temperature: object,
+    seed: object,
+) -> None:
+    """Finds what can be known to be wrong before anything is loaded."""
+    as_strategy(strategy)  # type: ignore[arg-type]  # that is what is to be found out
+    _require_whole("thinking", thinking, least=0)
+    default_templates(templates)
+    if not isinstance(budget, Budget):
+        raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
+    if on_error not in get_args(OnError):
+        raise InputError("on_error", f"{on_error!r} is not one of {', '.join(get_args(OnError))}")
+    if not isinstance(constrain, bool):
+        raise InputTypeError("constrain", f"expected True or False, got {type(constrain).__name__}")
+    for name, value in (("label_seed", label_seed), ("seed", seed)):
+        if value is not None:
+            _require_whole(name, value, least=0)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
+        raise InputError("temperature", f"expected 0 or more, got {temperature!r}")
 
 
 def _require_whole(argument: str, value: object, *, least: int) -> None:

@@ -12,6 +12,11 @@ from .rows import OBJECTIVES, Objective, TaskName
 
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
+Weights = tuple[float, float]
+"""(a, b): routing seeks the highest a * effect - b * cost."""
+OBJECTIVE_WEIGHTS: Mapping[Objective, Weights] = {"performance": (1.0, 0.0), "balance": (0.5, 0.5), "cost": (0.2, 0.8)}
+"""As in the R1-Ranker paper, arXiv 2506.21638."""
+
 
 @dataclass(frozen=True)
 class PassageRanking:
@@ -106,6 +111,7 @@ def as_task(query: str | Task, argument: str = "query") -> Task:
         InputError: An empty query.
     """
     if isinstance(query, str):
+        _require_text(argument, query)
         return PassageRanking(query)
     if isinstance(query, Task):
         return query

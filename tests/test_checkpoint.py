@@ -68,6 +68,10 @@ def test_a_missing_key_is_named(tmp_path, key):
         ({"labels": {"alphabet": "ABC", "close": False}}, "close"),
         ({"window": {"size": 4, "stride": 4}}, "stride"),
         ({"thinking": {"mode": "free"}}, "budget"),
+        ({"thinking": {"mode": "none", "budget": 5}}, "budget"),
+        ({"base": {"name": EMBEDDED_HUB}}, "sha256"),
+        ({"drop": "1"}, "drop"),
+        ({"templates": {**TEMPLATES, "recommendation": TEMPLATES["passage"]}}, "recommendation"),
         ({"templates": {"passage": "builtin"}}, "recommendation"),
         ({"templates": {**TEMPLATES, "passage": {**TEMPLATES["passage"], "layout": "no place"}}}, "layout"),
     ],
@@ -86,14 +90,14 @@ def test_a_card_that_is_not_json_is_named(tmp_path):
 # Folders and names.
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "just-a-word", "a/b/c"])
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "just-a-word", "a/b/c", ""])
 def test_a_model_that_is_neither_folder_nor_hub_name_is_refused(name):
-    with pytest.raises(InputError, match="model"):
+    with pytest.raises((InputError, CheckpointError), match="model"):
         R1Reranker.from_pretrained(name)
 
 
 def test_a_hub_model_out_of_reach_is_named():
-    with pytest.raises(InputError, match="nobody/nothing"):
+    with pytest.raises(CheckpointError, match="nobody/nothing"):
         R1Reranker.from_pretrained("nobody/nothing")
 
 
@@ -106,6 +110,22 @@ def test_other_mistakes_are_named_before_anything_loads(engine):
         R1Reranker.from_pretrained(thinking=-1)
     with pytest.raises(InputTypeError, match="TransformersEngine"):
         R1Reranker.from_pretrained(engine.model)
+    # The model does not exist: whatever is named here was found before it was looked for.
+    for name, value in (
+        ("budget", 0),
+        ("on_error", "x"),
+        ("temperature", -1),
+        ("templates", {"x": 1}),
+        ("templates", 5),
+        ("label_seed", "x"),
+        ("seed", -1),
+        ("constrain", "no"),
+        ("device", "tpu9"),
+        ("dtype", "int3"),
+        ("batch_size", 0),
+    ):
+        with pytest.raises(InputError, match=name):
+            R1Reranker.from_pretrained("nobody/nothing", **{name: value})
 
 
 def test_a_folder_without_weights_says_what_is_missing(tmp_path):
@@ -119,14 +139,28 @@ def test_a_folder_without_weights_says_what_is_missing(tmp_path):
         find_checkpoint(tmp_path)
 
 
-def test_broken_weights_are_a_checkpoint_error(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
-    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+@pytest.mark.model
+def test_truncated_weights_are_a_checkpoint_error(tmp_path, weights):
+    for path in Path(weights).iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, tmp_path)
+    with (Path(weights) / "model.safetensors").open("rb") as whole:
+        (tmp_path / "model.safetensors").write_bytes(whole.read(1000))
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         R1Reranker.from_pretrained(tmp_path)
 
 
+def test_a_pickled_adapter_is_not_loaded(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": EMBEDDED_HUB}), encoding="utf-8"
+    )
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="pickled"):
+        find_checkpoint(tmp_path)
+
+
 def test_an_adapter_names_its_missing_base(tmp_path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "nobody/base"}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="nobody/base"):
         find_checkpoint(tmp_path)
@@ -255,4 +289,5 @@ def test_a_card_from_another_base_is_noted(tmp_path, weights):
     write_card(tmp_path, base={"name": EMBEDDED_HUB, "sha256": "0" * 64})
     shutil.copy(Path(weights) / "config.json", tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     assert [fault.kind for fault in find_checkpoint(tmp_path).notes] == ["base"]

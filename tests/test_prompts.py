@@ -474,3 +474,10 @@ def test_own_templates_take_the_place_of_the_built_in_ones() -> None:
 def test_a_template_for_another_task_is_refused(templates: Any, error: type[InputError]) -> None:
     with pytest.raises(error, match=r"^templates: "):
         default_templates(templates)
+
+
+@pytest.mark.parametrize("unit", ["ACGT", "_", "A", "Ab_", "[", "<", "[A"])
+def test_quoting_takes_time_in_proportion_to_the_text(unit: str) -> None:
+    """Not by the clock: a quadratic pattern would take hours on this."""
+    text = "[" + unit * (1_000_000 // len(unit))
+    assert len(quote(text)) >= len(text)

@@ -24,6 +24,7 @@ LAYERS = [
     {"fitting", "checkpoint"},
     {"ranking"},
     {"reranker"},
+    {"evaluation"},
     {"cli"},
 ]
 # Modules of the pure layer, lowest first: imports point downward among them too.
@@ -86,6 +87,7 @@ def test_imports_point_downward():
     for path in PACKAGE.rglob("*.py"):
         if path.name == "__init__.py" and path.parent == PACKAGE:
             continue
+        assert "r1_rerank" not in imports_of(path, top_level=False), f"{path} imports itself by its full name"
         own = layer_of(path)
         assert own in place, f"{own} has no layer: add it to LAYERS"
         for name in imports_of(path, top_level=False):
@@ -95,6 +97,18 @@ def test_imports_point_downward():
                 if own in PURE and name[1:] in PURE and name[1:] != own:
                     assert PURE.index(name[1:]) < PURE.index(own), f"{path.name} imports {name}"
     assert seen > 30, "the check found no imports to check"
+
+
+def test_only_the_command_line_knows_the_integrations_and_only_inside_functions():
+    users = set()
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if ".integrations" in text:
+            users.add(layer_of(path))
+        tree = ast.parse(text)
+        modules = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+        assert not any(module.startswith("integrations") for module in modules), path
+    assert users == {"cli"}
 
 
 def test_frameworks_are_imported_inside_functions():

@@ -27,8 +27,9 @@ def test_every_block_is_of_a_kind_that_is_run_here():
 
 
 @pytest.mark.model
-def test_python_blocks_run_in_order_and_print_what_stands_below_them():
+def test_python_blocks_run_in_order_and_print_what_stands_below_them(monkeypatch):
     """A text block is the output of the Python block before it."""
+    monkeypatch.chdir(ROOT)
     names: dict[str, object] = {"__name__": "readme"}
     printed = ""
     compared = 0

@@ -1,4 +1,4 @@
-"""The command line: `r1-rerank rerank`, `r1-rerank doctor`. One file a command."""
+"""The command line: `r1-rerank rerank`, `r1-rerank route`, `r1-rerank doctor`. One file a command."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import typer
 from .console import Program
 from .doctor import doctor
 from .rerank import rerank
+from .route import route
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(cls=Program, name="r1-rerank", no_args_is_help=True, add_completion=False)
 app.command()(rerank)
+app.command()(route)
 app.command()(doctor)
 
 

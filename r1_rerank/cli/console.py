@@ -30,6 +30,7 @@ _OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("batch_size", "device", "dtype", "engine", "history", "input", "label_seed", "model", "objective"),
+        *("log", "max_price", "min_context", "pool"),
         *("on_error", "output", "output_file", "resume", "score_threshold", "strategy", "task", "template", "top_k"),
     )
 }

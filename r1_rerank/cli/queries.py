@@ -51,7 +51,7 @@ def from_arguments(
     if not texts:
         raise InputError("documents", "pass at least one, or --input FILE")
     for name, values in (("query", [*history, query or ""]), ("documents", texts)):
-        _require_encodable(name, values)
+        require_encodable(name, values)
     return [Query(None, built, as_documents(texts))]
 
 
@@ -73,14 +73,14 @@ def read_queries(source: str, task: TaskName, objective: Objective | None) -> tu
     unused: dict[str, None] = {}
     lines: dict[str, int] = {}
     copies: Counter[str] = Counter()
-    for number, line in _lines(source):
+    for number, line in read_lines(source):
         try:
-            record = _record(line)
+            record = parse_record(line)
             query = _query(record, task, objective)
         except (InputError, UnicodeDecodeError) as error:
             # Only the last line of a file can lack its newline.
             torn = "" if line.endswith(b"\n") else " (the last line has no newline: it may have been cut off)"
-            raise DataError(source, number, f"{_reason(error)}{torn}") from error
+            raise DataError(source, number, f"{reason_of(error)}{torn}") from error
         unused.update(dict.fromkeys(_unused(record)))
         if query.id is None:
             # Equal lines have equal results, so it does not matter which of them comes first.
@@ -96,7 +96,7 @@ def read_queries(source: str, task: TaskName, objective: Objective | None) -> tu
     return queries, list(unused)
 
 
-def _lines(source: str) -> Iterator[tuple[int, bytes]]:
+def read_lines(source: str) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers, as bytes so that one that is not UTF-8 is known by its own."""
     try:
         if source == STDIN:
@@ -115,7 +115,12 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _record(line: bytes) -> dict[str, Any]:
+def parse_record(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        InputError: The line is none.
+    """
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -124,7 +129,7 @@ def _record(line: bytes) -> dict[str, Any]:
         raise InputError("line", f"is not valid JSON: {error}") from error
     if not isinstance(record, dict):
         raise InputTypeError("line", f"expected a JSON object, got {_kind(record)}")
-    _require_encodable("line", [json.dumps(record, ensure_ascii=False)])
+    require_encodable("line", [json.dumps(record, ensure_ascii=False)])
     return record
 
 
@@ -191,7 +196,8 @@ def _unused(record: dict[str, Any]) -> list[str]:
     return [key for key in (*record, *inner) if key not in known]
 
 
-def _require_encodable(argument: str, values: Iterable[str]) -> None:
+def require_encodable(argument: str, values: Iterable[str]) -> None:
+    """Refuses text that no file and no tokenizer takes."""
     for value in values:
         try:
             value.encode()
@@ -201,7 +207,8 @@ def _require_encodable(argument: str, values: Iterable[str]) -> None:
             raise InputError(argument, detail) from error
 
 
-def _reason(error: InputError | UnicodeDecodeError) -> str:
+def reason_of(error: InputError | UnicodeDecodeError) -> str:
+    """What is wrong with a line, in words."""
     if isinstance(error, UnicodeDecodeError):
         return f"is not UTF-8: {error.reason} at byte {error.start}"
     return str(error).removeprefix("line: ")

@@ -18,19 +18,23 @@ from .results import Format
 from .runs import Destination, Run, Selection
 
 
-def _input(*flags: str, **settings: Any) -> Any:
+def input_option(*flags: str, **settings: Any) -> Any:
+    """An option that says what is ranked."""
     return typer.Option(*flags, rich_help_panel="Input", **settings)
 
 
-def _model(*flags: str, **settings: Any) -> Any:
+def model_option(*flags: str, **settings: Any) -> Any:
+    """An option that says which model ranks, and how."""
     return typer.Option(*flags, rich_help_panel="Model", **settings)
 
 
-def _budget(*flags: str, **settings: Any) -> Any:
+def budget_option(*flags: str, **settings: Any) -> Any:
+    """An option that limits what a query may cost."""
     return typer.Option(*flags, rich_help_panel="Limits for each query", **settings)
 
 
-def _output(*flags: str, **settings: Any) -> Any:
+def output_option(*flags: str, **settings: Any) -> Any:
+    """An option that says what results look like."""
     return typer.Option(*flags, rich_help_panel="Output", **settings)
 
 
@@ -39,61 +43,63 @@ def rerank(
     documents: Annotated[list[str] | None, typer.Argument(metavar="DOCUMENTS", help="Texts to rank.")] = None,
     input: Annotated[
         str | None,
-        _input("--input", "-i", metavar="FILE", help="A query a line as JSON, see above; - is standard input."),
+        input_option("--input", "-i", metavar="FILE", help="A query a line as JSON, see above; - is standard input."),
     ] = None,
     history: Annotated[
         list[str] | None,
-        _input(metavar="ITEM", help="In place of QUERY: what a user chose, oldest first; once for each."),
+        input_option(metavar="ITEM", help="In place of QUERY: what a user chose, oldest first; once for each."),
     ] = None,
-    task: Annotated[TaskName, _input(help="What is ranked. A history makes it a recommendation.")] = "passage",
-    objective: Annotated[Objective | None, _input(help="What routing goes by (default: performance).")] = None,
+    task: Annotated[TaskName, input_option(help="What is ranked. A history makes it a recommendation.")] = "passage",
+    objective: Annotated[Objective | None, input_option(help="What routing goes by (default: performance).")] = None,
     model: Annotated[
-        str | None, _model(metavar="NAME", help="Hub name, or folder of a model or adapter (default: embedded).")
+        str | None, model_option(metavar="NAME", help="Hub name, or folder of a model or adapter (default: embedded).")
     ] = None,
-    engine: Annotated[str, _model(metavar="NAME", help="What runs the model.")] = "transformers",
+    engine: Annotated[str, model_option(metavar="NAME", help="What runs the model.")] = "transformers",
     strategy: Annotated[
         str | None,
-        _model(
+        model_option(
             metavar="NAME", help="iranker (worst out, step by step) or dranker (one answer) (default: the model's own)."
         ),
     ] = None,
     think: Annotated[
-        int | None, _model(min=0, metavar="N", help="Tokens to think before each answer (default: the model's own).")
+        int | None,
+        model_option(min=0, metavar="N", help="Tokens to think before an answer (default: the model's)."),
     ] = None,
     template: Annotated[
-        list[Path] | None, _model(metavar="FILE", help="YAML with your own wording of a task; once for each task.")
+        list[Path] | None,
+        model_option(metavar="FILE", help="YAML with your own wording; once for each task."),
     ] = None,
-    label_seed: Annotated[int | None, _model(metavar="N", help="Permute the labels by this seed.")] = None,
-    device: Annotated[str, _model(metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[str, _model(metavar="NAME", help="auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, _model(min=1, metavar="N", help="Queries under way together.")] = 8,
-    budget_calls: Annotated[int | None, _budget(min=1, metavar="N", help="Calls of the model.")] = None,
-    budget_tokens: Annotated[int | None, _budget(min=1, metavar="N", help="Tokens computed.")] = None,
-    budget_thinking: Annotated[int | None, _budget(min=1, metavar="N", help="Tokens of thinking.")] = None,
-    budget_seconds: Annotated[float | None, _budget(metavar="N", help="Seconds.")] = None,
+    label_seed: Annotated[int | None, model_option(metavar="N", help="Permute the labels by this seed.")] = None,
+    device: Annotated[str, model_option(metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
+    dtype: Annotated[str, model_option(metavar="NAME", help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch_size: Annotated[int, model_option(min=1, metavar="N", help="Queries under way together.")] = 8,
+    budget_calls: Annotated[int | None, budget_option(min=1, metavar="N", help="Calls of the model.")] = None,
+    budget_tokens: Annotated[int | None, budget_option(min=1, metavar="N", help="Tokens computed.")] = None,
+    budget_thinking: Annotated[int | None, budget_option(min=1, metavar="N", help="Tokens of thinking.")] = None,
+    budget_seconds: Annotated[float | None, budget_option(metavar="N", help="Seconds.")] = None,
     on_error: Annotated[
         Literal["partial", "raise"],
-        _budget(help="If the engine fails: the best order so far, or a failed query (exit code 1)."),
+        budget_option(help="If the engine fails: the best order so far, or a failed query (exit code 1)."),
     ] = "partial",
     top_k: Annotated[
-        int | None, _output(min=1, metavar="N", help="How many documents come back (default: all).")
+        int | None, output_option(min=1, metavar="N", help="How many documents come back (default: all).")
     ] = None,
     score_threshold: Annotated[
-        float | None, _output(metavar="SCORE", help="Leave out what scores lower, from 0 to 1.")
+        float | None, output_option(metavar="SCORE", help="Leave out what scores lower, from 0 to 1.")
     ] = None,
-    trace: Annotated[bool, _output("--trace", help="Show every step with its reasoning.")] = False,
+    trace: Annotated[bool, output_option("--trace", help="Show every step with its reasoning.")] = False,
     output: Annotated[
-        Format | None, _output(help="What results look like (default: table on a terminal, else jsonl).")
+        Format | None, output_option(help="What results look like (default: table on a terminal, else jsonl).")
     ] = None,
     output_file: Annotated[
-        Path | None, _output("--output-file", "-o", metavar="FILE", help="Write results there.")
+        Path | None, output_option("--output-file", "-o", metavar="FILE", help="Write results there.")
     ] = None,
     resume: Annotated[
         bool,
-        _output("--resume", help="Go on with a file that was cut off: skip ids with a result, redo a torn last line."),
+        output_option("--resume", help="Go on with a file that was cut off; redo a torn last line."),
     ] = False,
     dry_run: Annotated[
-        bool, _output("--dry-run", help="Print the calls and tokens that it would take at most; ask nothing.")
+        bool, output_option("--dry-run", help="Print the calls and tokens that it would take at most; ask nothing.")
     ] = False,
 ) -> None:
     """Put documents in order, best first.

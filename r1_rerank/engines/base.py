@@ -81,15 +81,14 @@ class Probe:
 class Engine(Protocol):
     """Runs a model. Write your own with these members; `ScriptedEngine` is the shortest example.
 
-    `batch_size` is how many requests `generate` runs together: a driver keeps that many queries under way.
-    `context_tokens` is the longest prompt and answer together, None where it is not known. `probe` is asked once,
-    with a conversation after one, two and three steps.
+    Three more are used where an engine has them: `batch_size`, how many requests `generate` runs together (a driver
+    keeps that many queries under way; else 8); `context_tokens`, the longest prompt and answer together (else
+    without limit); and `probe(turns, alphabet, thinking) -> Probe`, asked once with a conversation after one, two
+    and three steps (else everything is possible).
     """
 
     name: str
     capabilities: frozenset[str]
-    batch_size: int
-    context_tokens: int | None
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answers every request, in order. A failed request is a `Completion.error`, never an exception."""
@@ -103,10 +102,36 @@ class Engine(Protocol):
         """Tokens of a prompt, chat template included."""
         ...
 
-    def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
-        """Finds out what holds for this tokenizer and chat template."""
-        ...
-
     def close(self) -> None:
         """Frees what the engine holds. Closing twice is fine."""
         ...
+
+
+def batch_size(engine: Engine) -> int:
+    """How many requests an engine runs together."""
+    return max(1, int(getattr(engine, "batch_size", 8)))
+
+
+def context_tokens(engine: Engine) -> int | None:
+    """Longest prompt and answer together, None where it is not known."""
+    return getattr(engine, "context_tokens", None)
+
+
+def probe_engine(engine: Engine, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
+    """What holds for an engine's tokenizer and chat template.
+
+    Args:
+        engine: Whom to ask.
+        turns: A conversation after one, two and three steps.
+        alphabet: Labels wanted.
+        thinking: The model is to reason before each answer.
+    """
+    probe = getattr(engine, "probe", None)
+    found: Probe = probe(turns, alphabet, thinking) if probe is not None else Probe(labels=tuple(alphabet))
+    return found
+
+
+def missing_members(engine: object) -> list[str]:
+    """What an object lacks to be an engine."""
+    members = ("name", "capabilities", "generate", "agenerate", "count_tokens", "close")
+    return [member for member in members if not hasattr(engine, member)]

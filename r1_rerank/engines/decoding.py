@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..documents import Usage
+from ..errors import EngineError
 from ..prompts import ANSWER_CLOSE, THINK_CLOSE, close_thinking, render_answer
 from .base import Completion, GenerationRequest
 from .kv_cache import Batch, Prefix
@@ -15,8 +16,14 @@ from .tokenization import ChatTokenizer
 if TYPE_CHECKING:
     import torch
 
+PIECE = 2048
+"""Prompt tokens fed at a time: between two pieces a cancelled batch ends."""
 _TAIL = 8
 """Tokens in which a closing tag is looked for; it takes at most about five."""
+
+
+class CancelledError(EngineError):
+    """Nobody waits for any answer of a batch."""
 
 
 @dataclass
@@ -29,7 +36,8 @@ class Job:
         cancelled: Tells whether anybody still waits for the answer.
         generator: For sampling; None is greedy.
         prefix: What a cache knew of the prompt.
-        shared: Tokens of the prefix that were computed in this request's name.
+        extra: Tokens of a prefix, shared with others, that were computed in this request's name.
+        shared: How many of them it then took from the cache.
         computed: Other prompt tokens computed.
         thinking: Tokens sampled while thinking.
         answer: Tokens sampled for an answer that is not constrained.
@@ -43,6 +51,7 @@ class Job:
     cancelled: Callable[[], bool]
     generator: torch.Generator | None = None
     prefix: Prefix | None = None
+    extra: int = 0
     shared: int = 0
     computed: int = 0
     thinking: list[int] = field(default_factory=list)
@@ -75,7 +84,7 @@ class Job:
             finish_reason=self.finish_reason,
             usage=Usage(
                 calls=1,
-                prompt_computed=self.computed + self.shared,
+                prompt_computed=self.computed + self.extra,
                 prompt_reused=self.known - self.shared,
                 generated=len(self.thinking) + len(self.answer) + len(self.labels),
                 thinking=len(self.thinking),
@@ -86,9 +95,12 @@ class Job:
 
 def run(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
     """Computes the prompts and lets every row write its thinking and its answer."""
-    for job in jobs:
-        job.computed += job.to_compute
-    batch.feed([job.tokens[job.known :] for job in jobs])
+    for start in range(0, max(job.to_compute for job in jobs), PIECE):
+        _check_cancelled(jobs)
+        pieces = [job.tokens[job.known :][start : start + PIECE] for job in jobs]
+        batch.feed(pieces)
+        for job, piece in zip(jobs, pieces, strict=True):
+            job.computed += len(piece)
     if any(job.request.thinking_budget for job in jobs):
         _think(batch, jobs, tokenizer)
     if any(job.request.labels is not None for job in jobs):
@@ -96,6 +108,11 @@ def run(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
     if any(job.request.labels is None for job in jobs):
         limits = [job.request.max_answer_tokens if job.request.labels is None else 0 for job in jobs]
         _write(batch, jobs, [job.answer for job in jobs], limits, ANSWER_CLOSE, tokenizer)
+
+
+def _check_cancelled(jobs: Sequence[Job]) -> None:
+    if all(job.cancelled() for job in jobs):
+        raise CancelledError
 
 
 def _think(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
@@ -154,6 +171,7 @@ def _pick(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
 
     left = {row: list(job.request.labels) for row, job in enumerate(jobs) if job.request.labels is not None}
     while left:
+        _check_cancelled(jobs)
         rows: list[list[int]] = [[] for _ in jobs]
         for row, live in list(left.items()):
             job = jobs[row]
@@ -178,7 +196,7 @@ def _pick(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
 def _sample(logits: torch.Tensor, job: Job) -> int:
     import torch
 
-    if job.generator is None:
+    if job.generator is None:  # greedy
         return int(logits.argmax())
     probabilities = torch.softmax(logits.cpu() / job.request.temperature, dim=0)
     return int(torch.multinomial(probabilities, 1, generator=job.generator))

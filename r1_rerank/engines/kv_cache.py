@@ -115,7 +115,11 @@ class LabelHead:
 
         self._layer = model.get_output_embeddings()
         self._hidden: torch.Tensor | None = None
-        plain = type(self._layer) is torch.nn.Linear and self._layer.weight.dtype in (torch.bfloat16, torch.float16)
+        plain = (
+            type(self._layer) is torch.nn.Linear
+            and self._layer.weight.dtype in (torch.bfloat16, torch.float16)
+            and self._layer.weight.device.type != "meta"  # offloaded
+        )
         self.exact = plain and bool(tokens) and self._agrees(model, tokens)
 
     @contextmanager
@@ -213,7 +217,7 @@ class Batch:
         if stop - start == len(real):
             where: Any = slice(start, stop)
             # A copy: a view would keep the whole batch alive.
-            copy = len(self._mask) > 1
+            copy = self._mask[:, start:stop].numel() < self._mask.numel()
             return [
                 (keys.clone(), values.clone()) if copy else (keys, values)
                 for keys, values in (

@@ -32,6 +32,7 @@ def quiet() -> Iterator[None]:
 def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtype: str) -> tuple[Any, Any]:
     """Model and tokenizer on their device; see `TransformersEngine` for the arguments and errors."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = choose_device(device)
@@ -46,12 +47,15 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
                 from peft import PeftModel
 
                 model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise CheckpointError(f"model {name!r} cannot be loaded: {error}") from error
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+        what = f"model {name!r}" if adapter is None else f"adapter {str(adapter)!r} of model {name!r}"
+        raise CheckpointError(f"{what} cannot be loaded: {error}") from error
     try:
         return model.to(where), tokenizer
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"model {name!r} does not fit into the memory of {where}: {error}") from error
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        raise InputError("device", f"{device!r} cannot be used: {error}") from error
 
 
 def choose_device(device: str) -> torch.device:
@@ -79,7 +83,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
         raise InputError("dtype", f"{dtype!r} is not auto, {', '.join(formats)}")
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "mps":
         return torch.float16
     # Without instructions for it bfloat16 is emulated, and slower than float32.

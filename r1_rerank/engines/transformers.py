@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 _BUCKET = 1.25
 """Rows share a batch while the longest has at most this many times the tokens of the shortest to compute."""
+
+
+_GREEDY = 1e-3
+"""Temperatures up to this one only ever take the best."""
 
 
 class TransformersEngine:
@@ -87,10 +92,11 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.context_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         croppable = is_croppable(model)
-        self.capabilities = frozenset({"constrain", "logprobs", "thinking"} | ({"reuse"} if croppable else set()))
+        reuse = croppable and cache_gib > 0
+        self.capabilities = frozenset({"constrain", "logprobs", "thinking"} | ({"reuse"} if reuse else set()))
         # Padding between two pieces would shift a sliding window: such models run one row at a time.
         self._rows = batch_size if croppable else 1
-        self._prefixes = PrefixCache(int(cache_gib * 2**30) if croppable else 0)
+        self._prefixes = PrefixCache(int(cache_gib * 2**30) if reuse else 0)
         self._head = LabelHead(self.model, list(self._chat.label_ids.values()))
         self._lock = threading.RLock()
         self._queue = RequestQueue(self._generate, batch_size)
@@ -148,6 +154,7 @@ class TransformersEngine:
         with self._lock, torch.inference_mode():
             if self._closed:
                 return [_closed() for _ in requests]
+            started = time.perf_counter()
             completions: dict[int, Completion] = {}
             jobs: dict[int, Job] = {}
             for number, (request, is_cancelled) in enumerate(zip(requests, cancelled, strict=True)):
@@ -155,12 +162,17 @@ class TransformersEngine:
                     jobs[number] = self._job(request, is_cancelled)
                 except EngineError as error:
                     completions[number] = Completion(error=error)
+                except Exception as error:  # such as a chat template that refuses
+                    completions[number] = Completion(error=EngineError(f"{type(error).__name__}: {error}"))
             self._share(list(jobs.values()))
             for job in jobs.values():
                 job.prefix = self._prefixes.find(job.request.session, job.tokens)
+                job.shared = min(job.extra, job.known)  # less where the cache was too small to keep it
             for bucket in _buckets(jobs, self._rows):
                 completions.update(self._run_or_split({number: jobs[number] for number in bucket}))
-            return [completions[number] for number in range(len(requests))]
+            batches = sum(completion.usage.seconds for completion in completions.values())
+            rest = max(0.0, time.perf_counter() - started - batches) / max(1, len(requests))
+            return [_later(completions[number], rest) for number in range(len(requests))]
 
     def _job(self, request: GenerationRequest, cancelled: Callable[[], bool]) -> Job:
         constrain = request.labels is not None
@@ -181,11 +193,14 @@ class TransformersEngine:
                 f"the model's context of {self.context_tokens}; pass fewer or shorter documents, or think less"
             )
         job = Job(request, tokens, cancelled)
-        if request.temperature > 0:
+        if request.temperature > _GREEDY:
             import torch
 
             job.generator = torch.Generator()
-            job.generator.manual_seed(request.seed if request.seed is not None else torch.seed())
+            if request.seed is None:
+                job.generator.seed()
+            else:
+                job.generator.manual_seed(request.seed)
         return job
 
     def _share(self, jobs: Sequence[Job]) -> None:
@@ -208,14 +223,13 @@ class TransformersEngine:
             if not missing:
                 continue
             known = self._prefixes.find(None, [*prefix, -1])
-            batch = Batch(self.model, [known], self._head)
             try:
+                batch = Batch(self.model, [known], self._head)
                 batch.feed([prefix[len(prefix) - missing :]])
-            except Exception as error:
-                if _out_of_memory(error):
-                    return  # sharing only saves time: the requests go on without it
-                raise
-            owner.shared += missing
+            except Exception:
+                logger.debug("a common prefix of %d tokens was not shared", len(prefix), exc_info=True)
+                return  # sharing only saves time: the requests go on without it
+            owner.extra += missing
             self._prefixes.store(f"shared/{hash(tuple(prefix))}", Prefix(prefix, batch.layers(0, len(prefix))))
 
     def _missing(self, prefix: list[int], session: str | None) -> int:
@@ -230,6 +244,8 @@ class TransformersEngine:
         try:
             self._run(list(jobs.values()))
         except Exception as error:
+            if isinstance(error, decoding.CancelledError):
+                return {number: Completion(error=error) for number in jobs}
             if not _out_of_memory(error):
                 logger.exception("a batch of %d requests failed", len(jobs))
                 failure = EngineError(f"{type(error).__name__}: {error}")
@@ -265,6 +281,12 @@ class TransformersEngine:
                 # Thinking and answer are left out: the next prompt of the session does not contain them.
                 prefix = Prefix(job.tokens, batch.layers(row, len(job.tokens)))
                 self._prefixes.store(job.request.session, prefix)
+
+
+def _later(completion: Completion, seconds: float) -> Completion:
+    """The completion with its share of the time outside of its batch."""
+    usage = replace(completion.usage, seconds=completion.usage.seconds + seconds)
+    return replace(completion, usage=usage)
 
 
 def _closed() -> Completion:

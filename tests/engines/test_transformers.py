@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from r1_rerank import Document, IRanker, R1Reranker, Routing
-from r1_rerank.engines import Engine, GenerationRequest, TransformersEngine
+from r1_rerank.engines import Engine, GenerationRequest, TransformersEngine, decoding
 from r1_rerank.errors import ContextOverflowError, EngineClosedError, EngineError, InputError, OutOfMemoryError
 
 pytestmark = pytest.mark.model
@@ -434,3 +434,64 @@ def test_an_estimate_with_thinking_is_an_upper_bound_and_not_far_off(engine):
     usage = reranker.rerank("what moves the net?", documents).usage
     assert usage.prompt_computed <= estimate.prompt_computed <= 1.1 * usage.prompt_computed
     assert usage.thinking <= estimate.thinking
+
+
+def test_a_cache_too_small_to_keep_a_prefix_only_costs_time(engine):
+    tiny = TransformersEngine(engine.model, engine.tokenizer, cache_gib=0.002)
+    pool = [Document(" ".join(passages(1, seed=number, words=40))) for number in range(4)]
+    results = R1Reranker(tiny, strategy=APPEND, thinking=0).rerank_batch(
+        [Routing(f"what is {number}?") for number in range(3)], [pool] * 3
+    )
+    for result in results:
+        assert result.status == "ok"
+        assert all(step.usage.prompt_reused >= 0 for step in result.steps)
+
+
+def test_without_a_cache_nothing_is_reused_and_the_estimate_knows(engine):
+    whole = TransformersEngine(engine.model, engine.tokenizer, cache_gib=0)
+    assert "reuse" not in whole.capabilities
+    reranker = R1Reranker(whole, strategy=APPEND, thinking=0)
+    documents = passages(5, seed=13)
+    estimate = reranker.estimate("what moves the gull?", documents)
+    assert estimate.prompt_computed == reranker.rerank("what moves the gull?", documents).usage.prompt_computed
+
+
+@pytest.mark.parametrize("strategy", [IRanker(), IRanker(window=4, stride=2, windows="always"), IRanker(drop=2)])
+def test_an_estimate_is_never_exceeded(engine, strategy):
+    fresh = TransformersEngine(engine.model, engine.tokenizer)
+    reranker = R1Reranker(fresh, strategy=strategy, thinking=0)
+    documents = [*passages(4, seed=14, words=3), *passages(4, seed=15, words=30)]
+    estimate = reranker.estimate("what moves the boat?", documents)
+    usage = reranker.rerank("what moves the boat?", documents).usage
+    assert usage.calls == estimate.calls
+    assert usage.prompt_computed <= estimate.prompt_computed
+
+
+def test_sampling_leaves_the_global_random_state_alone(engine):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    engine.generate([ask("Which?", temperature=1.0)])
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_long_prompt_is_fed_in_pieces_with_the_same_result(engine):
+    fresh = TransformersEngine(engine.model, engine.tokenizer, cache_gib=0)
+    requests = [ask(" ".join(passages(1, seed=16, words=count))) for count in (2600, 2300)]
+    apart = [fresh.generate([request])[0] for request in requests]
+    for completion, other in zip(fresh.generate(requests), apart, strict=True):
+        assert completion.usage.prompt_computed > decoding.PIECE
+        assert completion.usage.prompt_computed == other.usage.prompt_computed
+        assert completion.label_logprobs == pytest.approx(other.label_logprobs, abs=1e-3)
+    tokens = torch.tensor([fresh._chat.prompt(requests[0].messages, thinking=False, constrain=True)])
+    with torch.inference_mode():
+        logits = engine.model(input_ids=tokens, logits_to_keep=1).logits[0, -1]
+    ids = [fresh._chat.label_ids[label] for label in "ABC"]
+    assert torch.log_softmax(logits[ids], dim=0).tolist() == pytest.approx(
+        list(apart[0].label_logprobs.values()), abs=1e-3
+    )
+
+
+def test_an_alphabet_of_two_keeps_the_append_form(engine):
+    result = R1Reranker(engine, strategy=APPEND, thinking=0, alphabet="AB").rerank("tide?", passages(3, seed=6))
+    assert result.faults == ()

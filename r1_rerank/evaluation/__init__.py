@@ -1,0 +1,1 @@
+"""Evaluation: readers of public data sets."""

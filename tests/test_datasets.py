@@ -44,8 +44,8 @@ def test_the_best_llm_follows_from_effect_and_price(tmp_path):
         "the question stands in train": 1,
         "an effect is not a number": 1,
     }
-    # 0.5 * 0.6 - 0.5 * 1 = -0.2 for the large one, 0.5 * 0.5 - 0.5 * 1/9 for the small one
-    assert [best(row) for row in read_llmrouter(tmp_path, "test", "balance")] == ["small", "small"]
+    # The second: 0.5 * 0.6 - 0.5 = -0.2 for the large one, 0.5 * 0.5 - 0.5 / 9 = 0.19 for the small one.
+    assert [best(row) for row in read_llmrouter(tmp_path, "test", "balance")] == ["large", "small"]
     assert rows[0].effects == (0.0, 1.0)
     assert rows[0].prices == pytest.approx((1 / 9, 1.0))
     assert rows[0].candidates[0].text == "Small and cheap."

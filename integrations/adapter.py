@@ -7,7 +7,7 @@ from typing import Any
 
 from ..documents import RerankResult
 from ..errors import InputError, InputTypeError
-from ..ranking import OnError
+from ..options import OnError
 from ..reranker import R1Reranker
 from .loading import Given, Pretrained
 

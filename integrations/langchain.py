@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field  # noqa: TID253  LangChain's own classes 
 
 from ..documents import RerankResult
 from ..errors import InputError, InputTypeError, MissingExtraError
-from ..ranking import OnError
+from ..options import OnError
 from ..reranker import R1Reranker
 from .adapter import hit_metadata, report, source_of
 from .loading import Given, Pretrained

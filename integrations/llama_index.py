@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from ..documents import Document, RerankResult
 from ..errors import InputError, MissingExtraError
-from ..ranking import OnError
+from ..options import OnError
 from ..reranker import R1Reranker
 from .adapter import hit_metadata, report, source_of
 from .loading import Given, Pretrained

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..documents import Document, RankedDocument, RerankResult
 from ..errors import InputError, InputTypeError, MissingExtraError
-from ..ranking import OnError
+from ..options import OnError
 from ..reranker import R1Reranker
 from ..tasks import Routing, Task
 from .adapter import source_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ..errors import InputError
-from ..ranking import OnError
+from ..options import OnError
 from ..reranker import R1Reranker
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..errors import InputError
-from ..ranking import OnError
+from ..options import OnError
 from ..reranker import R1Reranker
 from .adapter import source_of
 

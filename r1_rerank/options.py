@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
+from .budget import Budget
 from .documents import Fault
 from .engines.base import Engine, probe_engine
 from .errors import CheckpointError, InputError, InputTypeError
-from .prompts import Message, PromptTemplate
+from .prompts import Message, PromptTemplate, default_templates
 from .rows import TaskName
 from .strategies import ALPHABET, STRATEGIES, Answer, DRanker, IRanker, Strategy
 from .tasks import PassageRanking
+
+OnError = Literal["partial", "raise"]
+"""What an engine fault does: end the query with the best order so far, or raise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +86,39 @@ def _conversation(options: RankingOptions) -> list[list[Message]]:
     texts = ["A device that measures.", "A small ship.", "A question.", "A sample."]
     template = options.templates[task.name]
     return [template.render(task, texts, window, thinking=options.thinking > 0) for window in windows]
+
+
+def check_options(
+    strategy: object,
+    thinking: object,
+    templates: Mapping[TaskName, PromptTemplate] | None,
+    budget: object,
+    on_error: object,
+    constrain: object,
+    label_seed: object,
+    temperature: object,
+    seed: object,
+) -> None:
+    """Finds what can be known to be wrong before anything is loaded."""
+    as_strategy(strategy)  # type: ignore[arg-type]  # that is what is to be found out
+    require_whole("thinking", thinking, least=0)
+    default_templates(templates)
+    if not isinstance(budget, Budget):
+        raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
+    if on_error not in get_args(OnError):
+        raise InputError("on_error", f"{on_error!r} is not one of {', '.join(get_args(OnError))}")
+    if not isinstance(constrain, bool):
+        raise InputTypeError("constrain", f"expected True or False, got {type(constrain).__name__}")
+    for name, value in (("label_seed", label_seed), ("seed", seed)):
+        if value is not None:
+            require_whole(name, value, least=0)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
+        raise InputError("temperature", f"expected 0 or more, got {temperature!r}")
+
+
+def require_whole(argument: str, value: object, *, least: int) -> None:
+    """Refuses what is no int of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputTypeError(argument, f"expected an int, got {type(value).__name__}")
+    if value < least:
+        raise InputError(argument, f"{value} is too small; pass {least} or more")

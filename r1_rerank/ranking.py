@@ -11,7 +11,6 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from .budget import Budget
 from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind, Status, Step, Usage
@@ -23,8 +22,6 @@ from .parsing import parse
 from .prompts import NEXT_LABEL, Message, close_thinking, open_turn
 from .strategies import Answer, Window, fallen_labels, survival_scores
 from .tasks import Task
-
-OnError = Literal["partial", "raise"]
 
 _numbers = itertools.count()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -28,9 +27,9 @@ from .engines.base import (
     missing_members,
 )
 from .errors import EngineError, InputError, InputTypeError
-from .options import RankingOptions, as_strategy, settle
+from .options import OnError, RankingOptions, as_strategy, check_options, require_whole, settle
 from .prompts import PromptTemplate, default_templates
-from .ranking import OnError, Ranking
+from .ranking import Ranking
 from .rows import TaskName
 from .strategies import ALPHABET, Strategy
 from .tasks import Task, as_task
@@ -87,7 +86,7 @@ class R1Reranker:
             raise InputTypeError("engine", f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)}")
         if isinstance(engine.capabilities, str) or not set(engine.capabilities) <= CAPABILITIES:
             raise InputError("engine", f"its capabilities are not a set of {', '.join(sorted(CAPABILITIES))}")
-        _check_options(strategy, thinking, templates, budget, on_error, constrain, label_seed, temperature, seed)
+        check_options(strategy, thinking, templates, budget, on_error, constrain, label_seed, temperature, seed)
         if not isinstance(alphabet, str) or len(set(alphabet)) < max(2, len(alphabet)) or set(alphabet) - set(ALPHABET):
             raise InputError("alphabet", f"expected at least two different letters of A-Z and a-z, got {alphabet!r}")
         self.engine = engine
@@ -152,7 +151,7 @@ class R1Reranker:
         """
         if engine not in get_args(EngineName):
             raise InputError("engine", f"{engine!r} is not one of {', '.join(get_args(EngineName))}")
-        _check_options(
+        check_options(
             strategy or "iranker", thinking or 0, templates, budget, on_error, constrain, label_seed, temperature, seed
         )
         if model is not None and not isinstance(model, str | PathLike):
@@ -166,7 +165,7 @@ class R1Reranker:
         from .engines.transformers import TransformersEngine
 
         choose_dtype(dtype, choose_device(device))
-        _require_whole("batch_size", batch_size, least=1)
+        require_whole("batch_size", batch_size, least=1)
         found = find_checkpoint(model)
         card = found.card
         if card is not None:
@@ -394,7 +393,7 @@ class R1Reranker:
 
     def _check(self, top_k: int | None, score_threshold: float | None, budget: Budget | None) -> None:
         if top_k is not None:
-            _require_whole("top_k", top_k, least=1)
+            require_whole("top_k", top_k, least=1)
         if budget is not None and not isinstance(budget, Budget):
             raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
         if score_threshold is None:
@@ -464,38 +463,3 @@ def _failed(error: Exception) -> Completion:
     return Completion(
         error=error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
     )
-
-
-def _check_options(
-    strategy: object,
-    thinking: object,
-    templates: Mapping[TaskName, PromptTemplate] | None,
-    budget: object,
-    on_error: object,
-    constrain: object,
-    label_seed: object,
-    temperature: object,
-    seed: object,
-) -> None:
-    """Finds what can be known to be wrong before anything is loaded."""
-    as_strategy(strategy)  # type: ignore[arg-type]  # that is what is to be found out
-    _require_whole("thinking", thinking, least=0)
-    default_templates(templates)
-    if not isinstance(budget, Budget):
-        raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
-    if on_error not in get_args(OnError):
-        raise InputError("on_error", f"{on_error!r} is not one of {', '.join(get_args(OnError))}")
-    if not isinstance(constrain, bool):
-        raise InputTypeError("constrain", f"expected True or False, got {type(constrain).__name__}")
-    for name, value in (("label_seed", label_seed), ("seed", seed)):
-        if value is not None:
-            _require_whole(name, value, least=0)
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
-        raise InputError("temperature", f"expected 0 or more, got {temperature!r}")
-
-
-def _require_whole(argument: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputTypeError(argument, f"expected an int, got {type(value).__name__}")
-    if value < least:
-        raise InputError(argument, f"{value} is too small; pass {least} or more")

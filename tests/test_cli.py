@@ -170,7 +170,7 @@ def test_the_doctor_runs_the_model() -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["ok"] is True
-    assert report["checks"][-1]["name"] == "trial"
+    assert report["checks"][-1]["name"] == "engine transformers"
     assert report["checks"][-1]["detail"].startswith("works: ")
 
 
@@ -427,7 +427,7 @@ def test_the_doctor_without_a_run_looks_only() -> None:
     names = [check["name"] for check in json.loads(result.stdout)["checks"]]
     assert names[:2] == ["python", "r1-rerank"]
     assert {"torch", "transformers", "device", "embedded weights"} <= set(names)
-    assert "trial" not in names
+    assert "engine transformers" not in names
     assert "embedded weights" in call("doctor", "--no-run").stdout
 
 

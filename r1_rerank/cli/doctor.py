@@ -168,7 +168,7 @@ def _weights() -> Check:
 
 def _trial() -> Check:
     """Ranks three documents; whatever goes wrong is the finding."""
-    name = "trial"
+    name = "engine transformers"
     try:
         from ..reranker import R1Reranker
 

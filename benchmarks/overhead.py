@@ -15,6 +15,7 @@ import typer
 
 from r1_rerank import IRanker, R1Reranker, ScriptedEngine
 from r1_rerank.engines import Completion, GenerationRequest
+from r1_rerank.prompts import render_answer
 
 IMPORT = "import time; s = time.perf_counter(); import r1_rerank; print(time.perf_counter() - s)"
 
@@ -23,7 +24,7 @@ def worst_is_last(request: GenerationRequest) -> Completion:
     """An answer that costs nothing: the last live label, with a distribution."""
     labels = request.labels or ()
     return Completion(
-        text=f"<answer>[{labels[-1]}]</answer>",
+        text=render_answer(labels[-1:]),
         label_logprobs={label: -1.0 - place for place, label in enumerate(reversed(labels))},
     )
 

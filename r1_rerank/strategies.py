@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import random
 import string
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
@@ -68,8 +69,29 @@ Run = Generator[Window, Answer, tuple[int, ...]]
 """Yields windows, is sent answers, returns the order: a permutation of the documents, best first."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One window of a run, as the run sees it.
+
+    Args:
+        window: Its first question, for a direct ranking.
+        head: Documents that stand before it.
+        tail: Documents that fell before, best first.
+        keep: How many of it go on.
+        alphabet: Labels to give out.
+        seed: See `run`.
+    """
+
+    window: Window
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+    keep: int
+    alphabet: Sequence[str]
+    seed: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Windowed:
+class _Windowed(ABC):
     """Windows for lists that one prompt cannot hold, from the tail of the list to its head.
 
     Args:
@@ -120,23 +142,17 @@ class _Windowed:
         while len(pool) > 1:
             final = len(pool) <= size
             shown = tuple(pool[-size:])
-            head = tuple(pool[: -len(shown)])
-            order = yield from self._order(
-                Window(
-                    number=number,
-                    ask="rank",
-                    pick=len(shown),
-                    candidates=shown,
-                    labels=_labels(alphabet, len(shown), seed, number),
-                    removed=(),
-                    standing=(*pool, *reversed(fallen)),
-                ),
-                head,
-                tuple(reversed(fallen)),
-                keep=1 if final else size - stride,
-                alphabet=alphabet,
-                seed=seed,
+            window = Window(
+                number=number,
+                ask="rank",
+                pick=len(shown),
+                candidates=shown,
+                labels=_labels(alphabet, len(shown), seed, number),
+                removed=(),
+                standing=(*pool, *reversed(fallen)),
             )
+            head, keep = tuple(pool[: -len(shown)]), 1 if final else size - stride
+            order = yield from self._order(_Part(window, head, tuple(reversed(fallen)), keep, alphabet, seed))
             keep = len(order) if final else size - stride
             pool = [*head, *order[:keep]]
             fallen += reversed(order[keep:])
@@ -145,18 +161,9 @@ class _Windowed:
                 break
         return (*pool, *reversed(fallen))
 
-    def _order(
-        self,
-        window: Window,
-        head: tuple[int, ...],
-        tail: tuple[int, ...],
-        *,
-        keep: int,
-        alphabet: Sequence[str],
-        seed: int | None,
-    ) -> Generator[Window, Answer, tuple[int, ...]]:
-        """Orders one window, best first; only what falls behind place `keep` has to be in its final order."""
-        raise NotImplementedError
+    @abstractmethod
+    def _order(self, part: _Part) -> Run:
+        """Orders one window, best first; only what falls behind place `part.keep` has to be in its final order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,18 +172,9 @@ class DRanker(_Windowed):
 
     name: ClassVar[str] = "dranker"
 
-    def _order(
-        self,
-        window: Window,
-        head: tuple[int, ...],
-        tail: tuple[int, ...],
-        *,
-        keep: int,
-        alphabet: Sequence[str],
-        seed: int | None,
-    ) -> Generator[Window, Answer, tuple[int, ...]]:
-        answer = yield window
-        live = window.live
+    def _order(self, part: _Part) -> Run:
+        answer = yield part.window
+        live = part.window.live
         named = [live.pop(label) for label in answer.labels]
         return (*named, *live.values())  # whatever the answer left out follows in incoming order
 
@@ -203,28 +201,20 @@ class IRanker(_Windowed):
         if self.drop < 1:
             raise InputError("drop", f"{self.drop} is too small; at least one candidate falls in each step")
 
-    def _order(
-        self,
-        window: Window,
-        head: tuple[int, ...],
-        tail: tuple[int, ...],
-        *,
-        keep: int,
-        alphabet: Sequence[str],
-        seed: int | None,
-    ) -> Generator[Window, Answer, tuple[int, ...]]:
+    def _order(self, part: _Part) -> Run:
         fallen: list[int] = []
+        window = part.window
         live = window.live
-        while len(live) > keep:
-            pick = min(self.drop, len(live) - keep)
-            standing = (*head, *live.values(), *reversed(fallen), *tail)
+        while len(live) > part.keep:
+            pick = min(self.drop, len(live) - part.keep)
+            standing = (*part.head, *live.values(), *reversed(fallen), *part.tail)
             window = replace(window, ask="eliminate", pick=pick, standing=standing)
             worst = fallen_labels((yield window), list(live), pick)
             fallen += [live.pop(label) for label in worst]
             if self.form == "append":
                 window = replace(window, removed=(*window.removed, worst))
             else:
-                labels = _labels(alphabet, len(live), seed, window.number)
+                labels = _labels(part.alphabet, len(live), part.seed, window.number)
                 window = replace(window, candidates=tuple(live.values()), labels=labels)
                 live = window.live
         return (*live.values(), *reversed(fallen))

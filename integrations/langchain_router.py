@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, cast
 
 from pydantic import Field, field_validator  # noqa: TID253  LangChain's own classes are pydantic models
 
 from ..errors import InputTypeError, MissingExtraError
+from .fallback import Attempts
 from .router import LLMProfile, R1Router
 
 try:
@@ -23,8 +22,6 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import merge_configs
-
-logger = logging.getLogger(__name__)
 
 DECISION_KEY = "r1_router"
 """Where the decision stands in the `response_metadata` of a message."""
@@ -275,35 +272,18 @@ class _Candidates(Runnable[LanguageModelInput, Any]):
                 await parts.aclose()
 
 
-class _Attempts:
+class _Attempts(Attempts):
     """Goes down a ranking until an LLM answers, and remembers which did not."""
 
     def __init__(self, decision: dict[str, Any], ranking: Sequence[LLMProfile]) -> None:
+        super().__init__()
         self._decision = decision
         self._ranking = ranking
-        self._failed: dict[str, Exception] = {}
-        self._name = ""
 
     def __iter__(self) -> Iterator[LLMProfile]:
         for profile in self._ranking:
-            self._name = profile.name
+            self.name = profile.name
             yield profile
-
-    @contextmanager
-    def or_next(self) -> Iterator[None]:
-        """Keeps an error, so that the next LLM can be tried."""
-        try:
-            yield
-        except Exception as error:
-            logger.warning("LLM %s failed: %s", self._name, error)
-            self._failed[self._name] = error
-
-    def error(self) -> Exception:
-        """That of the LLM which was chosen first, as with LangChain's fallbacks; notes name the others."""
-        first, *others = self._failed.items()
-        for name, error in others:
-            first[1].add_note(f"then {name} failed too: {type(error).__name__}: {error}")
-        return first[1]
 
     def mark(self, answer: Any) -> Any:
         """A copy of the message with the decision in it; anything else as it is."""
@@ -311,8 +291,7 @@ class _Attempts:
             return {**answer, "raw": self.mark(answer["raw"])}
         if not isinstance(answer, BaseMessage):
             return answer
-        failed = {name: f"{type(error).__name__}: {error}" for name, error in self._failed.items()}
-        record = {**self._decision, "answered_by": self._name, "failed": failed}
+        record = {**self._decision, "answered_by": self.name, "failed": self.failures}
         return answer.model_copy(update={"response_metadata": {**answer.response_metadata, DECISION_KEY: record}})
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import aclosing, closing
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from ..options import OnError
 from ..reranker import R1Reranker
 from ..tasks import Routing, Task
 from .adapter import source_of
+from .fallback import Attempts
 from .router import LLMProfile, R1Router, RoutingDecision
 
 try:
@@ -40,8 +40,6 @@ try:
     from llama_index.core.tools.types import ToolMetadata
 except ModuleNotFoundError as error:
     raise MissingExtraError("llama-index", error.name or "llama_index") from error
-
-logger = logging.getLogger(__name__)
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 
@@ -246,34 +244,17 @@ class R1RouterLLM(CustomLLM):
                 yield attempts.mark(part)
 
 
-class _Attempts:
+class _Attempts(Attempts):
     """Goes down a ranking until an LLM answers, and remembers which did not."""
 
     def __init__(self, decision: RoutingDecision) -> None:
+        super().__init__()
         self._decision = decision
-        self._failed: dict[str, Exception] = {}
-        self._name = ""
 
     def __iter__(self) -> Iterator[BaseLLM]:
         for ranked in self._decision.ranking:
-            self._name = ranked.profile.name
+            self.name = ranked.profile.name
             yield _llm(ranked.profile)
-
-    @contextmanager
-    def or_next(self) -> Iterator[None]:
-        """Keeps an error, so that the next LLM can be tried."""
-        try:
-            yield
-        except Exception as error:
-            logger.warning("LLM %s failed, trying the next in rank: %s", self._name, error)
-            self._failed[self._name] = error
-
-    def error(self) -> Exception:
-        """That of the LLM which was chosen first; notes name the others."""
-        first, *others = self._failed.items()
-        for name, error in others:
-            first[1].add_note(f"then {name} failed too: {type(error).__name__}: {error}")
-        return first[1]
 
     def mark(self, response: Response) -> Response:
         """A copy of the response with the decision in it."""
@@ -285,8 +266,7 @@ class _Attempts:
     def _record(self) -> dict[str, Any]:
         record = self._decision.to_dict()
         del record["id"], record["query"]
-        failed = {name: f"{type(error).__name__}: {error}" for name, error in self._failed.items()}
-        return {**record, "answered_by": self._name, "failed": failed}
+        return {**record, "answered_by": self.name, "failed": self.failures}
 
 
 def _llm(profile: LLMProfile) -> BaseLLM:

@@ -10,6 +10,7 @@
     └── EngineError                      the model or its server failed on a request
         ├── ContextOverflowError         the prompt is longer than the model's context
         ├── OutOfMemoryError             even a batch of one does not fit
+        ├── DeadlineError                the answer took longer than its request allows
         └── EngineClosedError            the engine was closed
 
 A malformed completion is no exception: it is data, and appears in the result's `faults`.
@@ -86,6 +87,10 @@ class ContextOverflowError(EngineError):
 
 class OutOfMemoryError(EngineError):
     """Even a batch of one does not fit into memory."""
+
+
+class DeadlineError(EngineError):
+    """An answer that took longer than its request allows."""
 
 
 class EngineClosedError(EngineError):

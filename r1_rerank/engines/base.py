@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,7 @@ class GenerationRequest:
         temperature: 0 is greedy.
         seed: For sampling; the same seed gives the same answer whatever stands in the same batch.
         session: Requests of one conversation carry the same name, so that an engine can keep its cache.
+        timeout: Seconds after which the answer is of no use: the engine then gives up with a `DeadlineError`.
     """
 
     messages: Sequence[Message]
@@ -39,6 +41,7 @@ class GenerationRequest:
     temperature: float = 0.0
     seed: int | None = None
     session: str | None = None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +84,12 @@ class Probe:
 class Engine(Protocol):
     """Runs a model. Write your own with these members; `ScriptedEngine` is the shortest example.
 
-    Three more are used where an engine has them: `batch_size`, how many requests `generate` runs together (a driver
-    keeps that many queries under way; else 8); `context_tokens`, the longest prompt and answer together (else
-    without limit); and `probe(turns, alphabet, thinking) -> Probe`, asked once with a conversation after one, two
-    and three steps (else everything is possible).
+    Four more are used where an engine has them: `batch_size`, how many requests it runs together (a driver keeps
+    that many queries under way; else 8); `context_tokens`, the longest prompt and answer together (else without
+    limit); `probe(turns, alphabet, thinking) -> Probe`, asked once with a conversation after one, two and three
+    steps (else everything is possible); and `submit(request) -> Future[Completion]`, which engines have that
+    schedule requests by themselves, so that queries need not wait for each other (else they advance in step, a
+    `generate` for each round). Cancelling the future leaves nothing of the request behind.
     """
 
     name: str
@@ -115,6 +120,11 @@ def batch_size(engine: Engine) -> int:
 def context_tokens(engine: Engine) -> int | None:
     """Longest prompt and answer together, None where it is not known."""
     return getattr(engine, "context_tokens", None)
+
+
+def submit_of(engine: Engine) -> Callable[[GenerationRequest], Future[Completion]] | None:
+    """How an engine starts a request without waiting for it, None where it cannot."""
+    return getattr(engine, "submit", None)
 
 
 def probe_engine(engine: Engine, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:

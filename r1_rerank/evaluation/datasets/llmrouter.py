@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, InputError
-from ..rows import Candidate, Objective, Row
-from ..tasks import OBJECTIVE_WEIGHTS
+from ...errors import DataError, InputError
+from ...rows import Candidate, Objective, Row
+from ...tasks import OBJECTIVE_WEIGHTS
 
 
 @dataclass

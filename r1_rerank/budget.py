@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -11,13 +12,14 @@ from .errors import InputError, InputTypeError
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits for one query. The run ends before a call that would break one, with the best order so far.
+    """Limits for one query, all its passes together. The run ends before a call that would break one, with the
+    best order so far.
 
     Args:
         calls: Requests to the model.
         tokens: Tokens computed, prompt and generated together.
         thinking_tokens: Tokens generated while thinking; the last call's thinking is cut to what is left.
-        seconds: Wall time since the start of the query, looked at between calls.
+        seconds: Wall time since the start of the query; a call that is under way by then is given up.
     """
 
     calls: int | None = None
@@ -51,8 +53,12 @@ class Budget:
         if self.thinking_tokens is not None and spent.thinking >= self.thinking_tokens:
             return f"the budget of {self.thinking_tokens} thinking tokens is used up"
         if self.seconds is not None and seconds >= self.seconds:
-            return f"the deadline of {self.seconds:g} s has passed"
+            return self.deadline_passed()
         return None
+
+    def deadline_passed(self) -> str:
+        """What to say of a run that took too long."""
+        return f"the deadline of {self.seconds:g} s has passed"
 
     def thinking_left(self, asked: int, spent: Usage) -> int:
         """Thinking tokens that the next call may take."""
@@ -62,6 +68,34 @@ class Budget:
 
 
 NO_LIMIT = Budget()
+
+
+class Ledger:
+    """What one query has spent of its budget. Its clock starts when it is made.
+
+    Attributes:
+        budget: The limits.
+        spent: Sum of what was used so far.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.spent = Usage()
+        self._started = time.monotonic()
+
+    def exceeded(self, next_call: int = 0) -> str | None:
+        """See `Budget.exceeded`."""
+        return self.budget.exceeded(self.spent, time.monotonic() - self._started, next_call)
+
+    def thinking_left(self, asked: int) -> int:
+        """See `Budget.thinking_left`."""
+        return self.budget.thinking_left(asked, self.spent)
+
+    def seconds_left(self) -> float | None:
+        """Until the deadline, at least 0; None without one."""
+        if self.budget.seconds is None:
+            return None
+        return max(0.0, self.budget.seconds - (time.monotonic() - self._started))
 
 
 def fair_cap(lengths: Sequence[int], total: int) -> int:

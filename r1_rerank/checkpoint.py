@@ -123,6 +123,11 @@ class RankerCard(_Part):
         except (OSError, UnicodeDecodeError, TemplateError) as error:
             raise CheckpointError(f"{path} is not a usable ranker card: {error}") from error
 
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> RankerCard:
+        """Reads a card from its file or its folder."""
+        return cls.read(Path(path) / CARD_NAME if Path(path).is_dir() else Path(path))
+
     def write(self, folder: str | Path) -> Path:
         """Writes `r1_rerank.json` into a folder."""
         path = Path(folder) / CARD_NAME
@@ -157,11 +162,16 @@ class Checkpoint:
         notes: What every result should say about it.
     """
 
-    model: Path
+    model: Path | str
     adapter: Path | None
     card: RankerCard | None
     source: str
     notes: tuple[Fault, ...] = ()
+
+    @classmethod
+    def served(cls, name: str | os.PathLike[str]) -> Checkpoint:
+        """Weights that a server has under a name."""
+        return cls(os.fspath(name), None, None, "default")
 
 
 def find_checkpoint(model: str | os.PathLike[str] | None = None) -> Checkpoint:

@@ -17,11 +17,13 @@ Status = Literal["ok", "repaired", "partial", "fallback", "failed"]
 """How far the ranking is the model's own. The worst thing that happened decides.
 
 `ok`: every answer was well-formed. `repaired`: the parser dropped or completed something. `partial`: a budget
-or an engine fault ended the run, the rest keeps its incoming order. `fallback`: no usable answer at all,
-incoming order. `failed`: an engine fault under `on_error="raise"` in one row of a batch, no results.
+or an engine fault ended the run, the rest keeps its incoming order; of several passes, only those that finished
+vote. `fallback`: no usable answer at all, incoming order. `failed`: an engine fault under `on_error="raise"` in one
+row of a batch, no results.
 """
-ScoreKind = Literal["rank", "logprob"]
-"""`rank`: 1 - (rank - 1) / n. `logprob`: running minimum of each document's survival probability."""
+ScoreKind = Literal["rank", "logprob", "vote"]
+"""`rank`: 1 - (rank - 1) / n. `logprob`: running minimum of each document's survival probability. `vote`: the
+document's share of the votes of several passes."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,13 @@ class Fault:
         step: Step number from 1; None where it concerns the whole run.
         kind: A short name for programs, such as `unknown_label` or `budget`.
         detail: A sentence for people.
+        run: The pass that it belongs to, from 1.
     """
 
     step: int | None
     kind: str
     detail: str
+    run: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,7 @@ class Step:
     """One question to the model and what became of it.
 
     Args:
-        number: From 1.
+        number: From 1, within its pass.
         ask: `rank` or `eliminate`.
         shown: Documents that were live in the prompt, in shown order.
         picked: `rank`: documents that the answer named, best first. `eliminate`: documents that fell, worst first,
@@ -135,6 +139,7 @@ class Step:
         logprobs: Natural-log probability for each live document to be the answer, where the engine tells.
         usage: What this step cost.
         standing: The best order known after this step.
+        run: The pass that it belongs to, from 1.
     """
 
     number: int
@@ -146,6 +151,7 @@ class Step:
     logprobs: Mapping[int, float] | None
     usage: Usage
     standing: tuple[int, ...]
+    run: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +167,10 @@ class RerankResult:
         usage: Sum over the steps.
         faults: Everything that went wrong or was adapted, with its step.
         malformed: Number of answers that were not well-formed.
-        card: Where the prompt came from: `default` (the model has no ranker card), `embedded` or `model`.
+        card: Where the prompt came from: `default` (no ranker card), `embedded`, `model` (the card came with it)
+            or `given`.
+        stability: How far the passes agree: mean Kendall's tau between any two, from -1 (reversed) to 1 (equal).
+            None where fewer than two finished.
         error: What stopped a `failed` row.
     """
 
@@ -174,6 +183,7 @@ class RerankResult:
     faults: tuple[Fault, ...] = ()
     malformed: int = 0
     card: str = "default"
+    stability: float | None = None
     error: Exception | None = None
 
     def __iter__(self) -> Iterator[RankedDocument]:
@@ -216,6 +226,8 @@ class RerankResult:
             "malformed": self.malformed,
             "usage": asdict(self.usage),
         }
+        if self.stability is not None:
+            record["stability"] = self.stability
         if self.error is not None:
             record["error"] = str(self.error)
         if trace:

@@ -1,4 +1,4 @@
-"""One query on its way: windows become requests, completions become answers, and at the end there is a result.
+"""One pass over one query: windows become requests, completions become answers, and at the end there is an order.
 
 Pure: whoever owns the engine asks for `request`, runs it anywhere, and hands the completion to `receive`.
 """
@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from .budget import Budget
-from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind, Status, Step, Usage
+from .budget import Ledger
+from .documents import Document, Fault, ScoreKind, Status, Step, Usage
 from .engines.base import Completion, Engine, GenerationRequest
-from .errors import ContextOverflowError, EngineError
+from .errors import ContextOverflowError, DeadlineError, EngineError
 from .fitting import ANSWER_TOKENS_PER_LABEL, TURN_TOKENS, count_text, fit
 from .options import RankingOptions
 from .parsing import parse
@@ -26,44 +25,76 @@ from .tasks import Task
 _numbers = itertools.count()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a pass came to.
+
+    Args:
+        order: Documents, best first.
+        scores: Score of each place of `order`, never increasing.
+        score_kind: See `ScoreKind`.
+        status: See `Status`.
+        steps: One for each question to the model.
+        usage: Sum over the steps.
+        faults: Everything that went wrong or was adapted.
+        malformed: Number of answers that were not well-formed.
+        error: What ended it early, if the engine did.
+    """
+
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+    score_kind: ScoreKind
+    status: Status
+    steps: tuple[Step, ...]
+    usage: Usage
+    faults: tuple[Fault, ...]
+    malformed: int
+    error: EngineError | None
+
+
 class Ranking:
-    """The state of one query.
+    """The state of one pass.
 
     Args:
         task: What is ranked.
-        documents: At least two.
+        documents: The documents of the query.
+        shown: Which of them are ranked, at least two, in the order in which the model sees them.
         options: How.
         engine: Asked for capabilities and token counts only.
-        budget: What it may cost.
+        ledger: What the query may still cost.
+        run: Number of the pass, from 1.
     """
 
     def __init__(
         self,
         task: Task,
         documents: Sequence[Document],
+        shown: Sequence[int],
         options: RankingOptions,
         engine: Engine,
-        budget: Budget,
+        ledger: Ledger,
+        run: int = 1,
     ) -> None:
         self._task = task
-        self._documents = documents
+        self._shown = shown
+        self._number = run
         self._options = options
         self._engine = engine
-        self._budget = budget
+        self._ledger = ledger
         self._template = options.templates[task.name]
         self._constrains = options.constrain and "constrain" in engine.capabilities
         self._exact = self._constrains and "logprobs" in engine.capabilities
-        self._started = time.monotonic()
         self._session = next(_numbers)
         self._steps: list[Step] = []
-        self._faults: list[Fault] = list(options.notes)
+        self._faults: list[Fault] = []
         self._malformed = 0
         self._usable = 0
         self._stopped = False
         self._usage = Usage()
         self.error: EngineError | None = None
-        self._texts: Sequence[str] = [task.candidate_text(document) for document in documents]
-        self._order: tuple[int, ...] = tuple(range(len(documents)))
+        # Strategies count the documents in shown order, everybody else in that of the query.
+        self._texts: Sequence[str] = [task.candidate_text(documents[index]) for index in shown]
+        self._standing: Sequence[int] = range(len(shown))
         self._window: Window | None = None
         self._messages: list[Message] = []
         capacity = None
@@ -75,9 +106,9 @@ class Ranking:
             self.error = EngineError(f"{type(error).__name__}: {error}")
         else:
             self._texts, capacity = fitted.texts, fitted.capacity
-            self._faults += fitted.notes
+            self._faults += [replace(note, run=run) for note in fitted.notes]
         self._run = options.strategy.run(
-            len(documents), capacity=capacity, alphabet=options.alphabet, seed=options.label_seed
+            len(shown), capacity=capacity, alphabet=options.alphabet, seed=options.label_seed
         )
         if self.error is None:
             self._advance(None)
@@ -89,16 +120,20 @@ class Ranking:
         """Nothing is left to ask."""
         return self._window is None
 
+    @property
+    def stopped(self) -> bool:
+        """A budget or the engine ended it early."""
+        return self._stopped
+
     def request(self) -> GenerationRequest | None:
         """The next question, or None where the ranking is done, also because a budget is used up."""
         if self._window is None:
             return None
         request = self._question(self._window)
         next_call = 0
-        if self._budget.tokens is not None:
+        if self._ledger.budget.tokens is not None:
             next_call = self._new_tokens(request)
-        reason = self._budget.exceeded(self._usage, time.monotonic() - self._started, next_call)
-        if reason is not None:
+        if (reason := self._ledger.exceeded(next_call)) is not None:
             self._stop("budget", reason)
             return None
         return request
@@ -110,7 +145,11 @@ class Ranking:
         # Whatever an engine counts, it was asked once.
         usage = replace(completion.usage, calls=max(1, completion.usage.calls))
         self._usage += usage
+        self._ledger.spent += usage
         number = len(self._steps) + 1
+        if isinstance(completion.error, DeadlineError) and self._ledger.budget.seconds is not None:
+            self._stop("budget", self._ledger.budget.deadline_passed(), number)
+            return None
         if completion.error is not None:
             self.error = completion.error
             self._stop("engine", str(completion.error), number)
@@ -123,7 +162,7 @@ class Ranking:
             logprobs = _distribution(completion.label_logprobs, live, notes)
             if logprobs is None and window.pick > 1:
                 faults.append(("too_few", f"1 label, {window.pick} wanted, and no probabilities for the others"))
-        self._faults += [Fault(number, kind, detail) for kind, detail in (*faults, *notes)]
+        self._faults += [Fault(number, kind, detail, self._number) for kind, detail in (*faults, *notes)]
         self._malformed += bool(faults)
         self._usable += bool(parsed.labels)
         answer = Answer(parsed.labels, logprobs)
@@ -134,41 +173,34 @@ class Ranking:
         step = Step(
             number=number,
             ask=window.ask,
-            shown=tuple(live.values()),
-            picked=tuple(live[label] for label in named),
+            shown=self._indices(live.values()),
+            picked=self._indices(live[label] for label in named),
             thinking=completion.thinking or parsed.thinking,
             answer=completion.text,
-            logprobs=None if logprobs is None else {live[label]: value for label, value in logprobs.items()},
+            logprobs=None
+            if logprobs is None
+            else {self._shown[live[label]]: value for label, value in logprobs.items()},
             usage=usage,
-            standing=self._order,
+            standing=self._indices(self._standing),
+            run=self._number,
         )
         self._steps.append(step)
         return step
 
-    def result(self, *, top_k: int | None = None, score_threshold: float | None = None) -> RerankResult:
+    def outcome(self) -> Outcome:
         """The ranking as it stands."""
-        scores, kind = self._scores()
-        hits = [
-            RankedDocument(rank, index, score, self._documents[index])
-            for rank, (index, score) in enumerate(zip(self._order, scores, strict=True), start=1)
-        ][:top_k]
-        faults = self._faults
-        if score_threshold is not None:
-            if kind == "logprob":
-                hits = [hit for hit in hits if hit.score >= score_threshold]
-            else:
-                detail = "no label probabilities came back, so no score was held against the threshold"
-                faults = [*faults, Fault(None, "threshold_skipped", detail)]
-        return RerankResult(
-            query=str(self._task),
-            ranking=tuple(hits),
-            status=self._status(),
+        order = self._indices(self._standing)
+        scores, kind = self._scores(order)
+        return Outcome(
+            order=order,
+            scores=tuple(scores),
             score_kind=kind,
+            status=self._status(),
             steps=tuple(self._steps),
             usage=self._usage,
-            faults=tuple(faults),
+            faults=tuple(self._faults),
             malformed=self._malformed,
-            card=self._options.card,
+            error=self.error,
         )
 
     def estimate(self) -> Usage:
@@ -214,7 +246,7 @@ class Ranking:
 
     def _question(self, window: Window) -> GenerationRequest:
         options = self._options
-        thinking = self._budget.thinking_left(options.thinking, self._usage)
+        thinking = self._ledger.thinking_left(options.thinking)
         pick = self._pick(window)
         return GenerationRequest(
             messages=self._messages,
@@ -225,13 +257,17 @@ class Ranking:
             temperature=options.temperature,
             seed=self._seed(),
             session=f"{self._session}/{window.number}",
+            timeout=self._ledger.seconds_left(),
         )
 
     def _seed(self) -> int | None:
-        """Another seed for each step, the same for the same step of the same run."""
+        """Another seed for each step of each pass, the same for the same step of the same pass."""
         if self._options.seed is None:
             return None
-        return zlib.crc32(f"{self._options.seed}/{len(self._steps)}".encode())
+        return zlib.crc32(f"{self._options.seed}/{self._number}/{len(self._steps)}".encode())
+
+    def _indices(self, places: Iterable[int]) -> tuple[int, ...]:
+        return tuple(self._shown[place] for place in places)
 
     def _pick(self, window: Window) -> int:
         """Labels that the answer has to name: one distribution tells as many as are wanted."""
@@ -248,9 +284,9 @@ class Ranking:
     def _advance(self, answer: Answer | None) -> None:
         try:
             self._window = next(self._run) if answer is None else self._run.send(answer)
-            self._order = self._window.standing
+            self._standing = self._window.standing
         except StopIteration as stop:
-            self._window, self._order = None, stop.value
+            self._window, self._standing = None, stop.value
             return
         if self._window.removed:
             self._messages = self._template.extend(self._messages, self._window)
@@ -259,7 +295,7 @@ class Ranking:
             self._messages = self._template.render(self._task, self._texts, self._window, thinking=thinking)
 
     def _stop(self, kind: str, detail: str, step: int | None = None) -> None:
-        self._faults.append(Fault(step, kind, detail))
+        self._faults.append(Fault(step, kind, detail, self._number))
         self._window = None
         self._stopped = True
         self._run.close()
@@ -271,15 +307,14 @@ class Ranking:
             return "partial"
         return "repaired" if self._malformed else "ok"
 
-    def _scores(self) -> tuple[list[float], ScoreKind]:
+    def _scores(self, order: Sequence[int]) -> tuple[list[float], ScoreKind]:
         distributions = [step.logprobs for step in self._steps if step.logprobs is not None]
         if not distributions or len(distributions) < len(self._steps):
-            count = len(self._order)
-            return [1.0 - place / count for place in range(count)], "rank"
+            return [1.0 - place / len(order) for place in range(len(order))], "rank"
         probabilities = [
             {document: math.exp(value) for document, value in logprobs.items()} for logprobs in distributions
         ]
-        return survival_scores(self._order, probabilities), "logprob"
+        return survival_scores(order, probabilities), "logprob"
 
 
 def _distribution(

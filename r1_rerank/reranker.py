@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
-from typing import Literal, get_args
+from typing import Any
 
 from .budget import NO_LIMIT, Budget
-from .documents import (
-    Document,
-    RankedDocument,
-    RerankResult,
-    Step,
-    Usage,
-    as_documents,
-)
-from .engines.base import (
-    CAPABILITIES,
-    Completion,
-    Engine,
-    GenerationRequest,
-    batch_size,
-    missing_members,
-)
-from .errors import EngineError, InputError, InputTypeError
-from .options import OnError, RankingOptions, as_strategy, check_options, require_whole, settle
+from .documents import Document, RerankResult, Usage, as_documents
+from .driving import RerankStream, drive
+from .engines import ENGINES, EngineName, engine_class
+from .engines.base import CAPABILITIES, Engine, missing_members
+from .errors import InputError, InputTypeError
+from .options import Cut, OnError, RankingOptions, as_alphabet, as_strategy, settle
+from .prefilter import Prefilter
 from .prompts import PromptTemplate, default_templates
-from .ranking import Ranking
+from .query import Query
 from .rows import TaskName
 from .strategies import ALPHABET, Strategy
 from .tasks import Task, as_task
-
-logger = logging.getLogger(__name__)
-
-EngineName = Literal["transformers"]
+from .voting import Fusion
 
 DEFAULT_THINKING = 512
 """Thinking tokens for a model without a ranker card."""
@@ -59,7 +45,11 @@ class R1Reranker:
         alphabet: Labels in the order in which they are given out.
         label_seed: Permute the labels by this seed; None: in order.
         temperature: 0 is greedy.
-        seed: For sampling; None: another one each time.
+        seed: For sampling, and for the shuffles of passes; None samples another way each time.
+        passes: Rankings of each query that vote. The first sees the incoming order, the others documents and labels
+            shuffled; the result's `stability` tells how far they agree.
+        fusion: How passes vote: `borda` (mean place) or `rrf` (reciprocal rank fusion).
+        prefilter: Orders a longer list first and hands its head on, such as `prefilter.BM25Prefilter`.
 
     Raises:
         InputError: An argument that cannot be used.
@@ -79,32 +69,36 @@ class R1Reranker:
         label_seed: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
+        passes: int = 1,
+        fusion: Fusion = "borda",
+        prefilter: Prefilter | None = None,
     ) -> None:
+        options = RankingOptions(
+            strategy=as_strategy(strategy),
+            thinking=thinking,
+            templates=default_templates(templates),
+            budget=budget,
+            on_error=on_error,
+            constrain=constrain,
+            alphabet=as_alphabet(alphabet),
+            label_seed=label_seed,
+            temperature=temperature,
+            seed=seed,
+            passes=passes,
+            fusion=fusion,
+            prefilter=prefilter,
+        )
+        self._build(engine, options)
+
+    def _build(self, engine: Engine, options: RankingOptions) -> None:
         if isinstance(engine, str):
             raise InputTypeError("engine", "expected an engine object, got a str; from_pretrained builds one by name")
         if missing := missing_members(engine):
             raise InputTypeError("engine", f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)}")
         if isinstance(engine.capabilities, str) or not set(engine.capabilities) <= CAPABILITIES:
             raise InputError("engine", f"its capabilities are not a set of {', '.join(sorted(CAPABILITIES))}")
-        check_options(strategy, thinking, templates, budget, on_error, constrain, label_seed, temperature, seed)
-        if not isinstance(alphabet, str) or len(set(alphabet)) < max(2, len(alphabet)) or set(alphabet) - set(ALPHABET):
-            raise InputError("alphabet", f"expected at least two different letters of A-Z and a-z, got {alphabet!r}")
         self.engine = engine
-        self._budget = budget
-        self._on_error = on_error
-        self._options = settle(
-            engine,
-            RankingOptions(
-                strategy=as_strategy(strategy),
-                templates=default_templates(templates),
-                thinking=thinking,
-                constrain=constrain,
-                alphabet=tuple(alphabet),
-                label_seed=label_seed,
-                temperature=temperature,
-                seed=seed,
-            ),
-        )
+        self._options = settle(engine, options)
 
     @classmethod
     def from_pretrained(
@@ -112,6 +106,7 @@ class R1Reranker:
         model: str | PathLike[str] | None = None,
         *,
         engine: EngineName = "transformers",
+        card: str | PathLike[str] | None = None,
         strategy: str | Strategy | None = None,
         thinking: int | None = None,
         templates: Mapping[TaskName, PromptTemplate] | None = None,
@@ -121,82 +116,83 @@ class R1Reranker:
         label_seed: int | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
-        batch_size: int = 8,
-        cache_gib: float = 4.0,
+        passes: int = 1,
+        fusion: Fusion = "borda",
+        prefilter: Prefilter | None = None,
+        **engine_options: Any,
     ) -> R1Reranker:
         """Loads a model, and asks it the way its ranker card says.
 
         Args:
-            model: A hub name, a local folder (a whole model or a LoRA adapter), or None for the embedded one.
-            engine: What runs it.
+            model: A hub name, a local folder (a whole model or a LoRA adapter), or None for the embedded one. With
+                `engine="openai"`: the name under which a server has it.
+            engine: What runs it: `transformers`, `vllm` or `openai`.
+            card: A ranker card, in place of the one beside the weights; a server does not tell its model's.
             strategy: In place of the card's.
             thinking: In place of the card's.
             templates: In place of the card's.
-            budget: See the class.
+            budget: See the class, as for all that follow.
             on_error: See the class.
             constrain: See the class.
             label_seed: See the class.
             temperature: See the class.
             seed: See the class.
-            device: See `TransformersEngine`.
-            dtype: See `TransformersEngine`.
-            batch_size: See `TransformersEngine`.
-            cache_gib: See `TransformersEngine`.
+            passes: See the class.
+            fusion: See the class.
+            prefilter: See the class.
+            **engine_options: Handed on to the engine: see `TransformersEngine` (such as `device`, `dtype`,
+                `batch_size`), `VLLMEngine` and `OpenAIEngine`.
 
         Raises:
             InputError: An argument that cannot be used, before anything is loaded where that can be known.
             CheckpointError: Weights, adapter or card that cannot be used.
+            MissingExtraError: The engine's extra is not installed.
         """
-        if engine not in get_args(EngineName):
-            raise InputError("engine", f"{engine!r} is not one of {', '.join(get_args(EngineName))}")
-        check_options(
-            strategy or "iranker", thinking or 0, templates, budget, on_error, constrain, label_seed, temperature, seed
-        )
+        if engine not in ENGINES:
+            raise InputError("engine", f"{engine!r} is not one of {', '.join(ENGINES)}")
         if model is not None and not isinstance(model, str | PathLike):
             raise InputTypeError(
                 "model",
                 f"expected a name or folder, got {type(model).__name__}; "
                 "for a loaded model: R1Reranker(TransformersEngine(model, tokenizer))",
             )
-        from .checkpoint import find_checkpoint
-        from .engines.loading import choose_device, choose_dtype
-        from .engines.transformers import TransformersEngine
-
-        choose_dtype(dtype, choose_device(device))
-        require_whole("batch_size", batch_size, least=1)
-        found = find_checkpoint(model)
-        card = found.card
-        if card is not None:
-            if strategy is None or isinstance(strategy, str):
-                strategy = card.ranking_strategy(strategy)
-            if thinking is None:
-                thinking = card.thinking.budget if card.thinking.mode == "free" else 0
-            templates = card.prompt_templates() | dict(templates or {})
-        reranker = cls(
-            TransformersEngine(
-                found.model,
-                adapter=found.adapter,
-                device=device,
-                dtype=dtype,
-                batch_size=batch_size,
-                cache_gib=cache_gib,
-            ),
-            strategy=strategy or "iranker",
+        options = RankingOptions(
+            strategy=as_strategy(strategy or "iranker"),
             thinking=DEFAULT_THINKING if thinking is None else thinking,
-            templates=templates,
+            templates=default_templates(templates),
             budget=budget,
             on_error=on_error,
             constrain=constrain,
-            alphabet=card.labels.alphabet if card is not None else ALPHABET,
             label_seed=label_seed,
             temperature=temperature,
             seed=seed,
+            passes=passes,
+            fusion=fusion,
+            prefilter=prefilter,
         )
-        reranker._options = replace(
-            reranker._options, card=found.source, notes=(*found.notes, *reranker._options.notes)
-        )
+        kind = engine_class(engine)
+        _check_engine_options(kind, engine_options)
+        from .checkpoint import Checkpoint, RankerCard, find_checkpoint
+
+        if engine == "openai":
+            if model is None:
+                raise InputError("model", "name the model that the server has; a server does not run the embedded one")
+            found = Checkpoint.served(model)
+        else:
+            found = find_checkpoint(model)
+        own = found.card if card is None else RankerCard.find(card)
+        if own is not None:
+            options = replace(
+                options,
+                strategy=own.ranking_strategy(strategy) if isinstance(strategy, str | None) else strategy,
+                thinking=own.thinking.budget if thinking is None else thinking,
+                templates=own.prompt_templates() | dict(templates or {}),
+                alphabet=as_alphabet(own.labels.alphabet),
+            )
+        options = replace(options, card=found.source if card is None else "given", notes=found.notes)
+        reranker = cls.__new__(cls)
+        adapter = {} if found.adapter is None else {"adapter": found.adapter}
+        reranker._build(kind(found.model, **adapter, **engine_options), options)
         return reranker
 
     def rerank(
@@ -272,8 +268,8 @@ class R1Reranker:
         for number, (query, documents) in enumerate(zip(queries, documents_per_query, strict=True)):
             names = (f"queries[{number}]", f"documents_per_query[{number}]") if many else ("query", "documents")
             rows.append((as_task(query, names[0]), as_documents(documents, names[1])))
-        self._check(top_k, score_threshold, budget)
-        return self._drive(rows, top_k, score_threshold, budget or self._budget)
+        cut = self._cut(top_k, score_threshold, budget)
+        return self._ranked(rows, cut)
 
     async def arerank(
         self,
@@ -308,8 +304,8 @@ class R1Reranker:
         stream.result
         """
         task, normalised = as_task(query), as_documents(documents)
-        self._check(top_k, score_threshold, budget)
-        return RerankStream(self, task, normalised, top_k, score_threshold, budget or self._budget)
+        cut = self._cut(top_k, score_threshold, budget)
+        return RerankStream(partial(Query, task, normalised, self._options, self.engine, cut), self.engine)
 
     def estimate(self, query: str | Task, documents: Iterable[str | Document]) -> Usage:
         """Calls and tokens that `rerank` would take at most, without running the model (`seconds` is 0).
@@ -319,10 +315,7 @@ class R1Reranker:
         Raises:
             ContextOverflowError: No prompt fits into the model's context.
         """
-        task, normalised = as_task(query), as_documents(documents)
-        if len(normalised) < 2:
-            return Usage()
-        return Ranking(task, normalised, self._options, self.engine, NO_LIMIT).estimate()
+        return Query(as_task(query), as_documents(documents), self._options, self.engine, Cut()).estimate()
 
     def close(self) -> None:
         """Frees the model."""
@@ -334,132 +327,36 @@ class R1Reranker:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _drive(
-        self,
-        rows: Sequence[tuple[Task, tuple[Document, ...]]],
-        top_k: int | None,
-        score_threshold: float | None,
-        budget: Budget,
+    def _ranked(
+        self, rows: Sequence[tuple[Task, tuple[Document, ...]]], cut: Cut
     ) -> Iterator[tuple[int, RerankResult]]:
-        waiting = iter(enumerate(rows))
-        active: dict[int, Ranking] = {}
-        while True:
-            while len(active) < batch_size(self.engine):
-                number, (task, documents) = next(waiting, (-1, (None, ())))
-                if task is None:
-                    break
-                if len(documents) < 2:
-                    yield number, self._trivial(task, documents, top_k)
-                else:
-                    active[number] = Ranking(task, documents, self._options, self.engine, budget)
-            if not active:
-                return
-            requests = {number: ranking.request() for number, ranking in active.items()}
-            asked = {number: request for number, request in requests.items() if request is not None}
-            if asked:
-                for number, completion in zip(asked, self._generate(list(asked.values())), strict=True):
-                    active[number].receive(completion)
-            for number in [number for number, ranking in active.items() if ranking.done]:
-                yield number, self._finish(active.pop(number), top_k, score_threshold)
+        queries = (
+            (number, Query(task, documents, self._options, self.engine, cut))
+            for number, (task, documents) in enumerate(rows)
+        )
+        for number, query in drive(queries, self.engine):
+            yield number, query.result()
 
-    def _generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """Asks the engine; one that breaks its promise not to raise fails its requests, not the caller."""
-        try:
-            completions = self.engine.generate(requests)
-            if len(completions) != len(requests):
-                raise EngineError(f"{len(completions)} completions for {len(requests)} requests")
-        except Exception as error:
-            logger.exception("engine %s raised", self.engine.name)
-            return [_failed(error)] * len(requests)
-        return list(map(_sound, completions))
-
-    async def _agenerate(self, request: GenerationRequest) -> Completion:
-        try:
-            return _sound(await self.engine.agenerate(request))
-        except Exception as error:
-            logger.exception("engine %s raised", self.engine.name)
-            return _failed(error)
-
-    def _finish(self, ranking: Ranking, top_k: int | None, score_threshold: float | None) -> RerankResult:
-        result = ranking.result(top_k=top_k, score_threshold=score_threshold)
-        if ranking.error is not None and self._on_error == "raise":
-            return replace(result, ranking=(), status="failed", error=ranking.error)
-        return result
-
-    def _trivial(self, task: Task, documents: Sequence[Document], top_k: int | None) -> RerankResult:
-        """No or one document: nothing to ask."""
-        hits = tuple(RankedDocument(1, 0, 1.0, document) for document in documents)
-        return RerankResult(query=str(task), ranking=hits[:top_k], card=self._options.card)
-
-    def _check(self, top_k: int | None, score_threshold: float | None, budget: Budget | None) -> None:
-        if top_k is not None:
-            require_whole("top_k", top_k, least=1)
-        if budget is not None and not isinstance(budget, Budget):
-            raise InputTypeError("budget", f"expected a Budget, got {type(budget).__name__}")
-        if score_threshold is None:
-            return
-        if isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float):
-            raise InputTypeError("score_threshold", f"expected a number, got {type(score_threshold).__name__}")
-        if not 0 <= score_threshold <= 1:
-            raise InputError("score_threshold", f"{score_threshold} is no score; pass a number from 0 to 1")
-        knows = {"constrain", "logprobs"} <= self.engine.capabilities and self._options.constrain
-        if not knows or self._options.strategy.name != "iranker":
-            raise InputError(
-                "score_threshold",
-                "these scores only tell the rank; use strategy='iranker' with an engine that reports label "
-                "probabilities, or top_k",
-            )
+    def _cut(self, top_k: int | None, score_threshold: float | None, budget: Budget | None) -> Cut:
+        options = self._options
+        cut = Cut(top_k=top_k, score_threshold=score_threshold, budget=options.budget if budget is None else budget)
+        knows = {"constrain", "logprobs"} <= self.engine.capabilities and options.constrain
+        if score_threshold is None or options.passes > 1 or (knows and options.strategy.name == "iranker"):
+            return cut
+        raise InputError(
+            "score_threshold",
+            "these scores only tell the rank; use strategy='iranker' with an engine that reports label "
+            "probabilities, several passes, or top_k",
+        )
 
 
-class RerankStream:
-    """Steps of one ranking as they are done; `result` once they are all there."""
-
-    def __init__(
-        self,
-        reranker: R1Reranker,
-        task: Task,
-        documents: tuple[Document, ...],
-        top_k: int | None,
-        score_threshold: float | None,
-        budget: Budget,
-    ) -> None:
-        self.result: RerankResult | None = None
-        self._steps = self._play(reranker, task, documents, top_k, score_threshold, budget)
-
-    def __aiter__(self) -> AsyncIterator[Step]:
-        return self._steps
-
-    async def _play(
-        self,
-        reranker: R1Reranker,
-        task: Task,
-        documents: tuple[Document, ...],
-        top_k: int | None,
-        score_threshold: float | None,
-        budget: Budget,
-    ) -> AsyncIterator[Step]:
-        if len(documents) < 2:
-            self.result = reranker._trivial(task, documents, top_k)
-            return
-        # Counting the tokens of long documents takes a while: not on the loop.
-        ranking = await asyncio.to_thread(Ranking, task, documents, reranker._options, reranker.engine, budget)
-        while (request := ranking.request()) is not None:
-            step = ranking.receive(await reranker._agenerate(request))
-            if step is not None:
-                yield step
-        self.result = reranker._finish(ranking, top_k, score_threshold)
-        if self.result.error is not None:
-            raise self.result.error
-
-
-def _sound(completion: Completion) -> Completion:
-    """The completion, if it is one."""
-    if isinstance(completion, Completion) and isinstance(completion.text, str):
-        return completion
-    return _failed(EngineError(f"the engine answered with {type(completion).__name__} and no text"))
-
-
-def _failed(error: Exception) -> Completion:
-    return Completion(
-        error=error if isinstance(error, EngineError) else EngineError(f"{type(error).__name__}: {error}")
-    )
+def _check_engine_options(kind: type[Any], options: Mapping[str, object]) -> None:
+    """Refuses options that an engine does not take, and values that it can tell to be wrong without a model."""
+    takes = inspect.signature(kind).parameters
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()):
+        known = [name for name in takes if name not in ("model", "adapter", "tokenizer")]
+        if unknown := [name for name in options if name not in known]:
+            raise InputTypeError(unknown[0], f"{kind.__name__} takes no such option; it takes {', '.join(known)}")
+    check = getattr(kind, "check_options", None)
+    if check is not None:
+        check(**options)

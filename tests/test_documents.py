@@ -133,7 +133,7 @@ def test_a_result_as_json() -> None:
             {"rank": 1, "index": 1, "id": "k", "score": 1.0, "text": "Keys \udce9 and values."},
             {"rank": 2, "index": 0, "id": None, "score": 0.5, "text": "A shed."},
         ],
-        "faults": [{"step": 1, "kind": "answer_form", "detail": "the answer is not labels in brackets"}],
+        "faults": [{"step": 1, "kind": "answer_form", "detail": "the answer is not labels in brackets", "run": 1}],
         "malformed": 1,
         "usage": {
             "calls": 1,

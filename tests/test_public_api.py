@@ -17,12 +17,14 @@ PACKAGE = Path(r1_rerank.__file__).parent
 # Each layer may import itself and what stands above it in this list.
 LAYERS = [
     {"errors"},
-    {"documents", "rows", "metrics"},
-    {"tasks", "strategies", "budget", "prompts", "parsing"},
+    {"documents", "rows", "metrics", "voting"},
+    {"tasks", "strategies", "budget", "prompts", "parsing", "prefilter"},
     {"engines"},
     {"options"},
     {"fitting", "checkpoint"},
     {"ranking"},
+    {"query"},
+    {"driving"},
     {"reranker"},
     {"evaluation"},
     {"cli"},

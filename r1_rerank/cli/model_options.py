@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..rows import TaskName
 
 if TYPE_CHECKING:
+    from ..engines import EngineName
     from ..prompts import PromptTemplate
-    from ..reranker import EngineName, R1Reranker
+    from ..reranker import R1Reranker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +41,13 @@ class ModelOptions:
         Raises:
             InputError: An unknown strategy or engine.
         """
-        from typing import get_args
-
+        from ..engines import ENGINES
         from ..options import as_strategy
-        from ..reranker import EngineName
 
         if self.strategy is not None:
             as_strategy(self.strategy)
-        if self.engine not in get_args(EngineName):
-            raise InputError("engine", f"{self.engine!r} is not one of {', '.join(get_args(EngineName))}")
+        if self.engine not in ENGINES:
+            raise InputError("engine", f"{self.engine!r} is not one of {', '.join(ENGINES)}")
 
     def load(self) -> R1Reranker:
         """Loads the model."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import (
     ContextOverflowError,
+    DeadlineError,
     EngineClosedError,
     EngineError,
     InputError,
@@ -23,7 +24,7 @@ from . import decoding
 from .base import Completion, GenerationRequest, Probe
 from .decoding import Job
 from .kv_cache import MIN_SHARED, Batch, LabelHead, Prefix, PrefixCache, common_prefix, is_croppable
-from .loading import load_model
+from .loading import choose_device, choose_dtype, load_model
 from .queueing import RequestQueue
 from .tokenization import ChatTokenizer
 
@@ -75,10 +76,7 @@ class TransformersEngine:
         batch_size: int = 8,
         cache_gib: float = 4.0,
     ) -> None:
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError("batch_size", f"expected an int of at least 1, got {batch_size!r}")
-        if isinstance(cache_gib, bool) or not isinstance(cache_gib, int | float) or not cache_gib >= 0:
-            raise InputError("cache_gib", f"expected 0 or more, got {cache_gib!r}")
+        self.check_options(device=device, dtype=dtype, batch_size=batch_size, cache_gib=cache_gib)
         if isinstance(model, str | PathLike):
             model, tokenizer = load_model(str(model), adapter, device, dtype)
         elif tokenizer is None:
@@ -101,6 +99,17 @@ class TransformersEngine:
         self._lock = threading.RLock()
         self._queue = RequestQueue(self._generate, batch_size)
         self._closed = False
+
+    @staticmethod
+    def check_options(
+        *, device: str = "auto", dtype: str = "auto", batch_size: int = 8, cache_gib: float = 4.0
+    ) -> None:
+        """Refuses what can be known to be wrong before a model is loaded."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError("batch_size", f"expected an int of at least 1, got {batch_size!r}")
+        if isinstance(cache_gib, bool) or not isinstance(cache_gib, int | float) or not cache_gib >= 0:
+            raise InputError("cache_gib", f"expected 0 or more, got {cache_gib!r}")
+        choose_dtype(dtype, choose_device(device))
 
     @property
     def device(self) -> str:
@@ -159,7 +168,7 @@ class TransformersEngine:
             jobs: dict[int, Job] = {}
             for number, (request, is_cancelled) in enumerate(zip(requests, cancelled, strict=True)):
                 try:
-                    jobs[number] = self._job(request, is_cancelled)
+                    jobs[number] = self._job(request, _until(request.timeout, is_cancelled))
                 except EngineError as error:
                     completions[number] = Completion(error=error)
                 except Exception as error:  # such as a chat template that refuses
@@ -245,7 +254,7 @@ class TransformersEngine:
             self._run(list(jobs.values()))
         except Exception as error:
             if isinstance(error, decoding.CancelledError):
-                return {number: Completion(error=error) for number in jobs}
+                return {number: Completion(error=_given_up(job.request, error)) for number, job in jobs.items()}
             if not _out_of_memory(error):
                 logger.exception("a batch of %d requests failed", len(jobs))
                 failure = EngineError(f"{type(error).__name__}: {error}")
@@ -287,6 +296,18 @@ def _later(completion: Completion, seconds: float) -> Completion:
     """The completion with its share of the time outside of its batch."""
     usage = replace(completion.usage, seconds=completion.usage.seconds + seconds)
     return replace(completion, usage=usage)
+
+
+def _until(timeout: float | None, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+    """Whether nobody needs an answer any more: it was cancelled, or takes too long. Thinking then ends at once."""
+    if timeout is None:
+        return cancelled
+    end = time.monotonic() + timeout
+    return lambda: cancelled() or time.monotonic() >= end
+
+
+def _given_up(request: GenerationRequest, error: EngineError) -> EngineError:
+    return error if request.timeout is None else DeadlineError(f"no answer within {request.timeout:g} s")
 
 
 def _closed() -> Completion:

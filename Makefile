@@ -7,13 +7,17 @@ LINTED := r1_rerank integrations tests examples benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test lint format types wheel benchmark clean
+.PHONY: demo test test-extras test-vllm lint format types wheel benchmark clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 test: .venv/dev
 	$(BIN)/python -m pytest -m "not packaging"
+
+# Each extra alone, in an environment that borrows only what the base install needs: make test-extras EXTRAS="langchain"
+test-extras: .venv/installed
+	$(BIN)/python tests/extras/run.py $(EXTRAS)
 
 lint: .venv/dev
 	$(BIN)/ruff check $(LINTED)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, get_args
 
 from ..documents import RerankResult
 from ..errors import InputError, InputTypeError
-from ..options import OnError
+from ..options import OnError, as_strategy, require_whole
 from ..reranker import R1Reranker
 from .loading import Given, Pretrained
 
@@ -24,9 +24,15 @@ def source_of(
 
     Raises:
         InputTypeError: Not a reranker, not a name.
-        InputError: A built reranker beside settings that it has already.
+        InputError: A setting that no reranker takes, or a built reranker beside settings that it has already.
     """
     if reranker is None:
+        if strategy is not None:
+            as_strategy(strategy)
+        if thinking is not None:
+            require_whole("thinking", thinking, least=0)
+        if on_error is not None and on_error not in get_args(OnError):
+            raise InputError("on_error", f"{on_error!r} is not one of {', '.join(get_args(OnError))}")
         if model is not None and not isinstance(model, str | os.PathLike):
             raise InputTypeError("model", f"expected a name or folder, got {type(model).__name__}; see reranker")
         return Pretrained(

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import weakref
 from dataclasses import replace
 from typing import Any
 
 from ..documents import RerankResult
-from ..errors import InputError, MissingExtraError
+from ..errors import InputError, InputTypeError, MissingExtraError
 from ..options import OnError
 from ..reranker import R1Reranker
 from .adapter import hit_metadata, report, source_of
@@ -30,6 +32,8 @@ from haystack.core.errors import SerializationError
 from haystack.tracing.tracer import tracer
 
 logger = logging.getLogger(__name__)
+
+_registering = threading.Lock()
 
 
 @component
@@ -83,15 +87,21 @@ class R1Ranker:
 
     def warm_up(self) -> None:
         """Loads the model."""
-        self._source.load()
+        self._load()
 
     async def warm_up_async(self) -> None:
         """Loads the model beside the event loop."""
-        await self._source.aload()
+        await self._aload()
 
     def close(self) -> None:
-        """Lets go of the model: it is freed once no ranking uses it, and whoever needs it next loads it again."""
-        if isinstance(self._source, Pretrained):  # a built one is its builder's
+        """Lets go of the model: it is freed once no other component and no ranking uses it.
+
+        Whoever needs it next loads it again.
+        """
+        with _registering:
+            _users.discard(self)
+            used = any(other._source == self._source for other in _users)
+        if isinstance(self._source, Pretrained) and not used:  # a built one is its builder's
             self._source.unload()
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,9 +153,9 @@ class R1Ranker:
             EngineError: The engine failed, under `on_error="raise"`.
         """
         kept, limits = self._prepare(documents, top_k, score_threshold)
-        if not kept or not query.strip():
+        if not kept or not _asks(query):
             return _unranked(kept)
-        return self._finish(kept, self._source.load().rerank(query, _texts(kept), **limits))
+        return self._finish(kept, self._load().rerank(query, _texts(kept), **limits))
 
     @component.output_types(documents=list[Document], meta=dict[str, Any])
     async def run_async(
@@ -157,10 +167,20 @@ class R1Ranker:
     ) -> dict[str, Any]:
         """Ranks the documents on an event loop; see `run`."""
         kept, limits = self._prepare(documents, top_k, score_threshold)
-        if not kept or not query.strip():
+        if not kept or not _asks(query):
             return _unranked(kept)
-        reranker = await self._source.aload()
+        reranker = await self._aload()
         return self._finish(kept, await reranker.arerank(query, _texts(kept), **limits))
+
+    def _load(self) -> R1Reranker:
+        with _registering:
+            _users.add(self)
+        return self._source.load()
+
+    async def _aload(self) -> R1Reranker:
+        with _registering:
+            _users.add(self)
+        return await self._source.aload()
 
     def _prepare(
         self, documents: list[Document], top_k: int | None, score_threshold: float | None
@@ -184,14 +204,27 @@ class R1Ranker:
         return {"documents": ranked, "meta": report(result)}
 
 
+_users: weakref.WeakSet[R1Ranker] = weakref.WeakSet()
+"""Components that work with their model, and were not closed since."""
+
+
 def _texts(documents: list[Document]) -> list[str]:
     return [document.content or "" for document in documents]
 
 
+def _asks(query: object) -> bool:
+    """As Haystack's own rankers see it: None is an empty query too."""
+    return isinstance(query, str) and bool(query.strip())
+
+
 def _unique(documents: list[Document]) -> list[Document]:
     """One document of each id, the best scored, in the place of the first."""
+    if not isinstance(documents, list | tuple):
+        raise InputTypeError("documents", f"expected a list, got {type(documents).__name__}")
     kept: dict[str, Document] = {}
-    for document in documents:
+    for place, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise InputTypeError(f"documents[{place}]", f"expected a Document, got {type(document).__name__}")
         known = kept.get(document.id)
         if known is None or _score(document) > _score(known):
             kept[document.id] = document
@@ -209,5 +242,5 @@ def _unranked(documents: list[Document]) -> dict[str, Any]:
 
 
 def _require_positive(top_k: int | None) -> None:
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
         raise InputError("top_k", f"expected 1 or more, or None for all, got {top_k!r}")

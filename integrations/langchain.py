@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field  # noqa: TID253  LangChain's own classes are pydantic models
+from pydantic.json_schema import SkipJsonSchema  # noqa: TID253
 
 from ..documents import RerankResult
 from ..errors import InputError, InputTypeError, MissingExtraError
@@ -53,7 +54,7 @@ class R1RerankCompressor(BaseDocumentCompressor):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", validate_assignment=True)
 
-    reranker: R1Reranker | None = Field(
+    reranker: SkipJsonSchema[R1Reranker | None] = Field(
         default=None,
         exclude=True,
         repr=False,
@@ -176,8 +177,9 @@ class R1RerankCompressor(BaseDocumentCompressor):
         return await reranker.arerank(query, texts, **self._limits(top_n))
 
     def _limits(self, top_n: int | None) -> dict[str, Any]:
-        if top_n == 0:
-            raise InputError("top_n", "0 is too small; pass 1 or more, None for all, or -1 for the compressor's own")
+        if top_n is not None and top_n != OWN and top_n < 1:
+            detail = f"{top_n} is too small; pass 1 or more, None for all, or -1 for the compressor's own"
+            raise InputError("top_n", detail)
         return {"top_k": self.top_n if top_n == OWN else top_n, "score_threshold": self.score_threshold}
 
     def _compressed(self, documents: Sequence[Document], result: RerankResult | None) -> dict[str, Any]:

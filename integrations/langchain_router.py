@@ -8,8 +8,8 @@ from typing import Any, cast
 from pydantic import Field, field_validator  # noqa: TID253  LangChain's own classes are pydantic models
 
 from ..errors import InputTypeError, MissingExtraError
-from .fallback import Attempts
-from .router import LLMProfile, R1Router
+from .fallback import DECISION_KEY, Attempts, readable
+from .router import R1Router
 
 try:
     import langchain_core  # noqa: F401
@@ -23,9 +23,6 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import merge_configs
 
-DECISION_KEY = "r1_router"
-"""Where the decision stands in the `response_metadata` of a message."""
-
 _SILENT: RunnableConfig = {"callbacks": []}
 """For calls inside an LLM run of our own, which has the tokens already and cannot have other runs inside."""
 
@@ -38,12 +35,11 @@ class R1RouterChatModel(BaseChatModel):
 
     The `client` of each profile in the router's pool is a LangChain chat model, or a runnable that takes messages
     and gives one. Where the chosen one fails before its first token, the next in rank answers. The message, or the
-    first chunk of a streamed one, carries the decision in its `response_metadata` under `r1_router`: the fields of
-    `RoutingDecision.to_dict`, `answered_by` (the LLM that answered) and `failed` (those that did not, with their
-    errors).
+    first chunk of a streamed one, carries the decision in its `response_metadata` under `r1_router`: what
+    `RoutingDecision.to_dict` gives, without the query, and `answered_by` (the LLM that answered) and `failed` (those
+    that did not, with their errors).
 
-    A chat is routed by its last message from the user. Of texts longer than `max_query_chars` the router reads
-    beginning and end; the chosen LLM gets all. Cache, rate limit and output version are settings of the LLMs.
+    A chat is routed by its last message from the user. Cache, rate limit and output version are settings of the LLMs.
 
     In LangChain's trace a call is a chain run with the decision and the chosen LLM inside, so that tokens are
     counted once.
@@ -53,7 +49,6 @@ class R1RouterChatModel(BaseChatModel):
     """
 
     router: R1Router = Field(exclude=True, repr=False, description="Chooses.")
-    max_query_chars: int = Field(default=4000, ge=2, description="Most characters that the router reads.")
 
     @field_validator("router")
     @classmethod
@@ -178,10 +173,10 @@ class R1RouterChatModel(BaseChatModel):
         route = RunnableLambda(self._route, afunc=self._aroute, name="R1Router")
 
         def choose(given: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> Runnable[Any, Any]:
-            return self._candidates(route.invoke(self._query(given), config), prepare, kwargs)
+            return _Candidates(self.router, route.invoke(self._query(given), config), prepare, kwargs)
 
         async def achoose(given: LanguageModelInput, config: RunnableConfig, **kwargs: Any) -> Runnable[Any, Any]:
-            return self._candidates(await route.ainvoke(self._query(given), config), prepare, kwargs)
+            return _Candidates(self.router, await route.ainvoke(self._query(given), config), prepare, kwargs)
 
         return RunnableLambda(choose, afunc=achoose, name=self.get_name())
 
@@ -191,22 +186,11 @@ class R1RouterChatModel(BaseChatModel):
     async def _aroute(self, query: str) -> dict[str, Any]:
         return (await self.router.aroute(query)).to_dict()
 
-    def _candidates(self, decision: dict[str, Any], prepare: Prepare, kwargs: dict[str, Any]) -> _Candidates:
-        by_name = {profile.name: profile for profile in self.router.pool}
-        return _Candidates(decision, [by_name[ranked["llm"]] for ranked in decision["ranking"]], prepare, kwargs)
-
     def _query(self, given: LanguageModelInput) -> str:
         messages = self._convert_input(given).to_messages()
-        texts = [str(message.text) for message in messages if isinstance(message, HumanMessage)] or [
-            str(message.text) for message in messages
-        ]
-        text = texts[-1] if texts else ""
-        if not text.strip():
-            return "(no text)"  # an image alone has to be answered too
-        if len(text) <= self.max_query_chars:
-            return text
-        half = self.max_query_chars // 2
-        return f"{text[:half]} … {text[-half:]}"
+        asked = [str(message.text) for message in messages if isinstance(message, HumanMessage)]
+        texts = asked or [str(message.text) for message in messages]
+        return readable(texts[-1] if texts else "")
 
     def _config(self, config: RunnableConfig | None) -> RunnableConfig:
         own: RunnableConfig = {"callbacks": self.callbacks, "tags": self.tags or [], "metadata": self.metadata or {}}
@@ -216,30 +200,28 @@ class R1RouterChatModel(BaseChatModel):
 class _Candidates(Runnable[LanguageModelInput, Any]):
     """The LLMs of one decision, best first: where one fails, the next is called. It leaves no run in the trace."""
 
-    def __init__(
-        self, decision: dict[str, Any], ranking: Sequence[LLMProfile], prepare: Prepare, kwargs: dict[str, Any]
-    ) -> None:
+    def __init__(self, router: R1Router, decision: dict[str, Any], prepare: Prepare, kwargs: dict[str, Any]) -> None:
+        self._router = router
         self._decision = decision
-        self._ranking = ranking
         self._prepare = prepare
         self._kwargs = kwargs
 
     def invoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **_: Any) -> Any:
-        attempts = _Attempts(self._decision, self._ranking)
+        attempts = self._attempts()
         for profile in attempts:
             with attempts.or_next():
-                return attempts.mark(self._prepare(profile.client).invoke(input, config, **self._kwargs))
+                return _marked(self._prepare(profile.client).invoke(input, config, **self._kwargs), attempts)
         raise attempts.error()
 
     async def ainvoke(self, input: LanguageModelInput, config: RunnableConfig | None = None, **_: Any) -> Any:
-        attempts = _Attempts(self._decision, self._ranking)
+        attempts = self._attempts()
         for profile in attempts:
             with attempts.or_next():
-                return attempts.mark(await self._prepare(profile.client).ainvoke(input, config, **self._kwargs))
+                return _marked(await self._prepare(profile.client).ainvoke(input, config, **self._kwargs), attempts)
         raise attempts.error()
 
     def stream(self, input: LanguageModelInput, config: RunnableConfig | None = None, **_: Any) -> Iterator[Any]:
-        attempts = _Attempts(self._decision, self._ranking)
+        attempts = self._attempts()
         for profile in attempts:
             with attempts.or_next():
                 parts: Any = self._prepare(profile.client).stream(input, config, **self._kwargs)
@@ -247,14 +229,18 @@ class _Candidates(Runnable[LanguageModelInput, Any]):
                 break
         else:
             raise attempts.error()
-        if first is not None:
-            yield attempts.mark(first)  # parts are added up, so only one may bear the mark
-        yield from parts
+        try:
+            if first is not None:
+                yield _marked(first, attempts)  # parts are added up, so only one may bear the mark
+            yield from parts
+        finally:
+            if hasattr(parts, "close"):
+                parts.close()
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **_: Any
     ) -> AsyncIterator[Any]:
-        attempts = _Attempts(self._decision, self._ranking)
+        attempts = self._attempts()
         for profile in attempts:
             with attempts.or_next():
                 parts: Any = self._prepare(profile.client).astream(input, config, **self._kwargs)
@@ -264,35 +250,25 @@ class _Candidates(Runnable[LanguageModelInput, Any]):
             raise attempts.error()
         try:
             if first is not None:
-                yield attempts.mark(first)
+                yield _marked(first, attempts)
             async for part in parts:
                 yield part
         finally:
             if hasattr(parts, "aclose"):
                 await parts.aclose()
 
+    def _attempts(self) -> Attempts:
+        return Attempts(self._decision, self._router.pool)
 
-class _Attempts(Attempts):
-    """Goes down a ranking until an LLM answers, and remembers which did not."""
 
-    def __init__(self, decision: dict[str, Any], ranking: Sequence[LLMProfile]) -> None:
-        super().__init__()
-        self._decision = decision
-        self._ranking = ranking
-
-    def __iter__(self) -> Iterator[LLMProfile]:
-        for profile in self._ranking:
-            self.name = profile.name
-            yield profile
-
-    def mark(self, answer: Any) -> Any:
-        """A copy of the message with the decision in it; anything else as it is."""
-        if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
-            return {**answer, "raw": self.mark(answer["raw"])}
-        if not isinstance(answer, BaseMessage):
-            return answer
-        record = {**self._decision, "answered_by": self.name, "failed": self.failures}
-        return answer.model_copy(update={"response_metadata": {**answer.response_metadata, DECISION_KEY: record}})
+def _marked(answer: Any, attempts: Attempts) -> Any:
+    """A copy of the message with the decision in it; anything else as it is."""
+    if isinstance(answer, dict) and isinstance(answer.get("raw"), BaseMessage):
+        return {**answer, "raw": _marked(answer["raw"], attempts)}
+    if not isinstance(answer, BaseMessage):
+        return answer
+    metadata = {**answer.response_metadata, DECISION_KEY: attempts.record()}
+    return answer.model_copy(update={"response_metadata": metadata})
 
 
 def _with_stop(kwargs: dict[str, Any], stop: list[str] | None) -> dict[str, Any]:

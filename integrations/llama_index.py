@@ -31,7 +31,8 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("llama-index", error.name or "llama_index") from error
 
-from .llama_index_router import R1RouterLLM, R1RouterSelector
+from .llama_index_router import R1RouterLLM
+from .llama_index_selector import R1RouterSelector
 
 __all__ = ["R1RerankPostprocessor", "R1RouterLLM", "R1RouterSelector"]
 

@@ -1,24 +1,16 @@
-"""Routing in LlamaIndex: to the tool that answers a query, or to an LLM. Import from `llama_index`."""
+"""Routing in LlamaIndex to an LLM of a pool. Import from `llama_index`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import aclosing, closing
-from functools import cached_property
 from typing import Any, TypeVar
 
-from ..documents import Document, RankedDocument, RerankResult
 from ..errors import InputError, InputTypeError, MissingExtraError
-from ..options import OnError
-from ..reranker import R1Reranker
-from ..tasks import Routing, Task
-from .adapter import source_of
-from .fallback import Attempts
-from .router import LLMProfile, R1Router, RoutingDecision
+from .fallback import DECISION_KEY, Attempts, readable
+from .router import LLMProfile, NoEligibleLLMError, R1Router, RoutingDecision
 
 try:
-    from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
     from llama_index.core.base.llms.base import BaseLLM
     from llama_index.core.base.llms.types import (
         ChatMessage,
@@ -34,72 +26,16 @@ try:
     from llama_index.core.bridge.pydantic import ConfigDict, PrivateAttr
     from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
     from llama_index.core.llms.custom import CustomLLM
-    from llama_index.core.llms.llm import default_completion_to_prompt
-    from llama_index.core.prompts.mixin import PromptDictType
-    from llama_index.core.schema import QueryBundle
-    from llama_index.core.tools.types import ToolMetadata
+    from llama_index.core.llms.function_calling import FunctionCallingLLM
+    from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+    from llama_index.core.tools.types import BaseTool
 except ModuleNotFoundError as error:
     raise MissingExtraError("llama-index", error.name or "llama_index") from error
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 
 
-class R1RouterSelector(BaseSelector):
-    """Chooses among tools by their descriptions, for `RouterQueryEngine`.
-
-    The reason of a selection is what the model thought of it; where it did not think, its rank and score. Where the
-    ranking is not the model's own, the reason says so.
-
-    Args:
-        reranker: A built one, in place of `model`, `strategy`, `thinking` and `on_error`.
-        model: A hub name or a local folder; None: the embedded model.
-        strategy: `iranker` or `dranker`; None: the model's own.
-        thinking: Most tokens to think before each answer; None: the model's own number.
-        on_error: What an engine fault does: `partial` (default) selects by the best order so far, `raise` raises it.
-        top_n: How many tools are chosen; with more than one, `RouterQueryEngine` combines their answers.
-        task: Makes the task of a query, and with it the words in which the model is asked.
-
-    Raises:
-        InputError: An argument that cannot be used.
-    """
-
-    def __init__(
-        self,
-        reranker: R1Reranker | None = None,
-        *,
-        model: str | os.PathLike[str] | None = None,
-        strategy: str | None = None,
-        thinking: int | None = None,
-        on_error: OnError | None = None,
-        top_n: int = 1,
-        task: Callable[[str], Task] = Routing,
-    ) -> None:
-        if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
-            raise InputError("top_n", f"expected 1 or more, got {top_n!r}")
-        self._source = source_of(reranker, model=model, strategy=strategy, thinking=thinking, on_error=on_error)
-        self._top_n = top_n
-        self._task = task
-
-    def _get_prompts(self) -> PromptDictType:
-        return {}
-
-    def _update_prompts(self, prompts: PromptDictType) -> None:
-        """None of the framework's prompts are used."""
-
-    def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
-        if len(choices) < 2:
-            return _only(choices)
-        reranker = self._source.load()
-        return _selected(reranker.rerank(self._task(query.query_str), _documents(choices), top_k=self._top_n))
-
-    async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> SelectorResult:
-        if len(choices) < 2:
-            return _only(choices)
-        reranker = await self._source.aload()
-        return _selected(await reranker.arerank(self._task(query.query_str), _documents(choices), top_k=self._top_n))
-
-
-class R1RouterLLM(CustomLLM):
+class R1RouterLLM(CustomLLM, FunctionCallingLLM):
     """An LLM that sends each prompt or chat to the best LLM of a pool.
 
     The `client` of each profile in the router's pool is an LLM of LlamaIndex. A chat is routed by its last user
@@ -108,6 +44,10 @@ class R1RouterLLM(CustomLLM):
 
     Every response, and every part of a streamed one, has the decision in `additional_kwargs["r1_router"]`: what
     `RoutingDecision.to_dict` gives, without the query, and `answered_by` and `failed`.
+
+    Tools go to the best LLM that calls functions; the others count as failed. `metadata` says that the router calls
+    functions, which makes agents and structured answers use tools, where all LLMs within its limits do: over a mixed
+    pool such an agent would never ask the others.
 
     Args:
         router: Chooses.
@@ -139,33 +79,78 @@ class R1RouterLLM(CustomLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """What holds whichever LLM answers."""
-        pool = [_llm(profile).metadata for profile in self._router.pool]
+        try:
+            eligible, _ = self._router.limits.split(self._router.pool)
+        except NoEligibleLLMError:
+            eligible = self._router.pool  # the first call says which limit rules out which LLM
+        llms = [_llm(profile).metadata for profile in eligible]
         return LLMMetadata(
-            context_window=min(llm.context_window for llm in pool),
-            num_output=max(llm.num_output for llm in pool),
-            is_chat_model=any(llm.is_chat_model for llm in pool),
-            model_name=f"router over {', '.join(profile.name for profile in self._router.pool)}",
+            context_window=min(llm.context_window for llm in llms),
+            num_output=max(llm.num_output for llm in llms),
+            is_chat_model=any(llm.is_chat_model for llm in llms),
+            is_function_calling_model=all(_calls_functions(_llm(profile)) for profile in eligible),
+            model_name=f"router over {', '.join(profile.name for profile in eligible)}",
         )
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """What the LLM that answered wants to have called; it alone knows how it says so.
+
+        Raises:
+            InputError: A response of another LLM.
+            ValueError: It calls nothing, and `error_on_no_tool_call` is set.
+        """
+        name = response.additional_kwargs.get(DECISION_KEY, {}).get("answered_by")
+        llm = next((_llm(profile) for profile in self._router.pool if profile.name == name), None)
+        if llm is None:
+            raise InputError("response", "no LLM of this router gave it")
+        if isinstance(llm, FunctionCallingLLM):
+            return llm.get_tool_calls_from_response(response, error_on_no_tool_call=error_on_no_tool_call, **kwargs)
+        if error_on_no_tool_call:
+            raise ValueError(f"{name} takes no tools, so it called none")
+        return []
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or [])
+        if user_msg is not None:
+            spoken = ChatMessage(role=MessageRole.USER, content=user_msg) if isinstance(user_msg, str) else user_msg
+            messages.append(spoken)
+        options = {"verbose": verbose, "allow_parallel_tool_calls": allow_parallel_tool_calls}
+        if tool_required:  # not every LLM knows it
+            options["tool_required"] = True
+        return {"messages": messages, "tools": _Tools(tools, options), **kwargs}
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Sends a chat to the best LLM."""
-        return self._answer(_request(messages), lambda llm: llm.chat(messages, **kwargs))
+        response: ChatResponse = self._answer(_request(messages), _ask("chat", messages, kwargs))
+        return response
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
         """Sends a chat to the best LLM and streams its answer."""
-        return self._stream(_request(messages), lambda llm: llm.stream_chat(messages, **kwargs))
+        return self._stream(_request(messages), _ask("stream_chat", messages, kwargs))
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         """Sends a chat to the best LLM."""
-        return await self._aanswer(_request(messages), lambda llm: llm.achat(messages, **kwargs))
+        response: ChatResponse = await self._aanswer(_request(messages), _ask("achat", messages, kwargs))
+        return response
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         """Sends a chat to the best LLM and streams its answer."""
-        return self._astream(_request(messages), lambda llm: llm.astream_chat(messages, **kwargs))
+        return self._astream(_request(messages), _ask("astream_chat", messages, kwargs))
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -195,78 +180,91 @@ class R1RouterLLM(CustomLLM):
         # Whatever the framework formatted with our own default, which does nothing, still needs the chosen LLM's.
         return formatted and self.completion_to_prompt is not default_completion_to_prompt
 
+    def _attempts(self, decision: RoutingDecision) -> Attempts:
+        return Attempts(decision.to_dict(), self._router.pool)
+
     def _answer(self, request: str, ask: Callable[[BaseLLM], Response]) -> Response:
-        attempts = _Attempts(self._router.route(_readable(request)))
-        for llm in attempts:
+        attempts = self._attempts(self._router.route(readable(request)))
+        for profile in attempts:
             with attempts.or_next():
-                return attempts.mark(ask(llm))
+                return _marked(ask(_llm(profile)), attempts)
         raise attempts.error()
 
     async def _aanswer(self, request: str, ask: Callable[[BaseLLM], Awaitable[Response]]) -> Response:
-        attempts = _Attempts(await self._router.aroute(_readable(request)))
-        for llm in attempts:
+        attempts = self._attempts(await self._router.aroute(readable(request)))
+        for profile in attempts:
             with attempts.or_next():
-                return attempts.mark(await ask(llm))
+                return _marked(await ask(_llm(profile)), attempts)
         raise attempts.error()
 
     def _stream(
         self, request: str, ask: Callable[[BaseLLM], Generator[Response, None, None]]
     ) -> Generator[Response, None, None]:
-        attempts = _Attempts(self._router.route(_readable(request)))
-        for llm in attempts:
+        attempts = self._attempts(self._router.route(readable(request)))
+        for profile in attempts:
             with attempts.or_next():
-                stream = ask(llm)
+                stream = ask(_llm(profile))
                 first = next(stream, None)
                 break
         else:
             raise attempts.error()
         with closing(stream):
             if first is not None:
-                yield attempts.mark(first)
+                yield _marked(first, attempts)
             for part in stream:
-                yield attempts.mark(part)
+                yield _marked(part, attempts)
 
     async def _astream(
         self, request: str, ask: Callable[[BaseLLM], Awaitable[AsyncGenerator[Response, None]]]
     ) -> AsyncGenerator[Response, None]:
-        attempts = _Attempts(await self._router.aroute(_readable(request)))
-        for llm in attempts:
+        attempts = self._attempts(await self._router.aroute(readable(request)))
+        for profile in attempts:
             with attempts.or_next():
-                stream = await ask(llm)
+                stream = await ask(_llm(profile))
                 first = await anext(stream, None)
                 break
         else:
             raise attempts.error()
         async with aclosing(stream):
             if first is not None:
-                yield attempts.mark(first)
+                yield _marked(first, attempts)
             async for part in stream:
-                yield attempts.mark(part)
+                yield _marked(part, attempts)
 
 
-class _Attempts(Attempts):
-    """Goes down a ranking until an LLM answers, and remembers which did not."""
+class _Tools(list[dict[str, Any]]):
+    """Tools on their way to the LLM that is chosen; a trace shows them as it shows those of any LLM."""
 
-    def __init__(self, decision: RoutingDecision) -> None:
-        super().__init__()
-        self._decision = decision
+    def __init__(self, tools: Sequence[BaseTool], options: dict[str, Any]) -> None:
+        super().__init__(tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools)
+        self.tools = tools
+        self.options = options
 
-    def __iter__(self) -> Iterator[BaseLLM]:
-        for ranked in self._decision.ranking:
-            self.name = ranked.profile.name
-            yield _llm(ranked.profile)
 
-    def mark(self, response: Response) -> Response:
-        """A copy of the response with the decision in it."""
-        return response.model_copy(
-            update={"additional_kwargs": {**response.additional_kwargs, "r1_router": self._record}}
-        )
+def _ask(way: str, messages: Sequence[ChatMessage], kwargs: dict[str, Any]) -> Callable[[BaseLLM], Any]:
+    """Asks an LLM in one of the four ways to chat, with tools where there are some."""
+    tools = kwargs.get("tools")
+    if not isinstance(tools, _Tools):
+        return lambda llm: getattr(llm, way)(messages, **kwargs)
+    others = {name: value for name, value in kwargs.items() if name != "tools"}
 
-    @cached_property
-    def _record(self) -> dict[str, Any]:
-        record = self._decision.to_dict()
-        del record["id"], record["query"]
-        return {**record, "answered_by": self.name, "failed": self.failures}
+    def ask(llm: BaseLLM) -> Any:
+        if not _calls_functions(llm):
+            raise InputTypeError("tools", f"{type(llm).__name__} takes none")
+        chat = getattr(llm, f"{way}_with_tools")
+        return chat(tools.tools, chat_history=list(messages), **tools.options, **others)
+
+    return ask
+
+
+def _calls_functions(llm: BaseLLM) -> bool:
+    return isinstance(llm, FunctionCallingLLM) and llm.metadata.is_function_calling_model
+
+
+def _marked(response: Response, attempts: Attempts) -> Response:
+    """A copy of the response with the decision in it."""
+    extra = {**response.additional_kwargs, DECISION_KEY: attempts.record()}
+    return response.model_copy(update={"additional_kwargs": extra})
 
 
 def _llm(profile: LLMProfile) -> BaseLLM:
@@ -280,32 +278,3 @@ def _request(messages: Sequence[ChatMessage]) -> str:
     """What a chat asks for: its last user message with text, or else all the text there is."""
     asked = [message.content for message in messages if message.role == MessageRole.USER and message.content]
     return asked[-1] if asked else "\n".join(message.content or "" for message in messages)
-
-
-def _readable(request: str) -> str:
-    return request if request.strip() else "(no text)"  # an image alone has to be answered too
-
-
-def _documents(choices: Sequence[ToolMetadata]) -> list[Document]:
-    return [Document(choice.description or "", title=choice.name) for choice in choices]
-
-
-def _only(choices: Sequence[ToolMetadata]) -> SelectorResult:
-    if not choices:
-        raise InputError("choices", "is empty: there is nothing to select")
-    return SelectorResult(selections=[SingleSelection(index=0, reason="the only choice")])
-
-
-def _selected(result: RerankResult) -> SelectorResult:
-    return SelectorResult(selections=[SingleSelection(index=hit.index, reason=_reason(result, hit)) for hit in result])
-
-
-def _reason(result: RerankResult, hit: RankedDocument) -> str:
-    """Thinking of the step in which a choice fell; for a survivor, of the last step that showed it."""
-    shown = [step for step in result.steps if hit.index in step.shown]
-    fell = [step for step in shown if step.ask == "eliminate" and hit.index in step.picked]
-    thinking = (fell or shown)[-1].thinking.strip() if shown else ""
-    reason = thinking or f"rank {hit.rank}, score {hit.score:.2f}"
-    if result.status in ("partial", "fallback"):
-        reason += f" ({result.status}: {result.faults[-1].detail})"
-    return reason

@@ -34,13 +34,15 @@ class Pretrained:
     on_error: OnError = "partial"
 
     def load(self) -> R1Reranker:
-        """The reranker; whoever asks while it is being loaded waits for it."""
-        with _loading:
-            found = _loaded.get(self)
-            if found is None:
-                found = _loaded[self] = R1Reranker.from_pretrained(
-                    self.model, strategy=self.strategy, thinking=self.thinking, on_error=self.on_error
-                )
+        """The reranker; whoever asks while it is being loaded waits for it, and nobody else."""
+        found = _loaded.get(self)
+        if found is None:
+            with _loading:
+                found = _loaded.get(self)  # somebody else may have loaded it meanwhile
+                if found is None:
+                    found = _loaded[self] = R1Reranker.from_pretrained(
+                        self.model, strategy=self.strategy, thinking=self.thinking, on_error=self.on_error
+                    )
         return found
 
     async def aload(self) -> R1Reranker:

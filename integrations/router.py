@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from ..budget import shorten
 from ..documents import Document, Fault, RerankResult
@@ -39,9 +39,26 @@ __all__ = [
     "R1Router",
     "RankedLLM",
     "RoutingDecision",
+    "Terms",
     "load_pool",
     "read_log",
 ]
+
+
+class Terms(TypedDict, total=False):
+    """What a call may settle in place of its router; None, or left out: as the router has it.
+
+    Args:
+        objective: See `R1Router`, as the others.
+        max_price: See `R1Router`.
+        min_context: See `R1Router`.
+        required_tags: See `R1Router`; `()` requires none.
+    """
+
+    objective: Objective | None
+    max_price: float | None
+    min_context: int | None
+    required_tags: Iterable[str] | None
 
 
 class R1Router:
@@ -99,86 +116,42 @@ class R1Router:
     def __deepcopy__(self, memo: dict[int, Any]) -> R1Router:
         return self  # nothing here changes, and the model is loaded once
 
-    def route(
-        self,
-        query: str | Routing,
-        *,
-        objective: Objective | None = None,
-        max_price: float | None = None,
-        min_context: int | None = None,
-        required_tags: Iterable[str] | None = None,
-    ) -> RoutingDecision:
+    def route(self, query: str | Routing, **terms: Unpack[Terms]) -> RoutingDecision:
         """Chooses the LLM for a query.
 
         Args:
             query: What is to be answered. A `Routing` brings its own objective.
-            objective: In place of the router's.
-            max_price: In place of the router's.
-            min_context: In place of the router's.
-            required_tags: In place of the router's; `()` requires none.
+            terms: Of this call, see `Terms`.
 
         Raises:
             NoEligibleLLMError: The limits leave no LLM.
             InputError: An argument that cannot be used.
             EngineError: The engine failed, under `on_error="raise"`.
         """
-        question = self._question(query, objective, self._limits(max_price, min_context, required_tags))
+        (question,) = self._questions({"query": query}, **terms)
         return self._decide(question, self.reranker.rerank(question.task, question.documents))
 
-    async def aroute(
-        self,
-        query: str | Routing,
-        *,
-        objective: Objective | None = None,
-        max_price: float | None = None,
-        min_context: int | None = None,
-        required_tags: Iterable[str] | None = None,
-    ) -> RoutingDecision:
+    async def aroute(self, query: str | Routing, **terms: Unpack[Terms]) -> RoutingDecision:
         """Chooses the LLM for a query, on any event loop; see `route`."""
-        question = self._question(query, objective, self._limits(max_price, min_context, required_tags))
+        (question,) = self._questions({"query": query}, **terms)
         return self._decide(question, await self.reranker.arerank(question.task, question.documents))
 
-    def route_batch(
-        self,
-        queries: Sequence[str | Routing],
-        *,
-        objective: Objective | None = None,
-        max_price: float | None = None,
-        min_context: int | None = None,
-        required_tags: Iterable[str] | None = None,
-    ) -> list[RoutingDecision]:
+    def route_batch(self, queries: Sequence[str | Routing], **terms: Unpack[Terms]) -> list[RoutingDecision]:
         """Chooses the LLMs for many queries, which share the cache of the pool; see `route`.
 
         Returns:
             One decision for each query, in order. Under `on_error="raise"` one whose engine failed has no ranking.
         """
-        decisions = dict(
-            self.route_iter(
-                queries,
-                objective=objective,
-                max_price=max_price,
-                min_context=min_context,
-                required_tags=required_tags,
-            )
-        )
+        decisions = dict(self.route_iter(queries, **terms))
         return [decisions[number] for number in range(len(decisions))]
 
     def route_iter(
-        self,
-        queries: Sequence[str | Routing],
-        *,
-        objective: Objective | None = None,
-        max_price: float | None = None,
-        min_context: int | None = None,
-        required_tags: Iterable[str] | None = None,
+        self, queries: Sequence[str | Routing], **terms: Unpack[Terms]
     ) -> Iterator[tuple[int, RoutingDecision]]:
         """Like `route_batch`, but gives each decision, with the number of its query, as soon as it is known."""
         if isinstance(queries, str) or not isinstance(queries, Sequence):
             raise InputTypeError("queries", f"expected a list, got {type(queries).__name__}; use route for one query")
-        limits = self._limits(max_price, min_context, required_tags)
-        questions = [
-            self._question(query, objective, limits, f"queries[{number}]") for number, query in enumerate(queries)
-        ]
+        questions = self._questions({f"queries[{number}]": query for number, query in enumerate(queries)}, **terms)
         results = self.reranker.rerank_iter(
             [question.task for question in questions], [question.documents for question in questions]
         )
@@ -237,31 +210,41 @@ class R1Router:
             objectives=objectives,
         )
 
-    def _limits(self, max_price: float | None, min_context: int | None, required_tags: Iterable[str] | None) -> Limits:
+    def _questions(
+        self,
+        queries: Mapping[str, str | Routing],
+        *,
+        objective: Objective | None = None,
+        max_price: float | None = None,
+        min_context: int | None = None,
+        required_tags: Iterable[str] | None = None,
+    ) -> list[_Question]:
+        """What the reranker is asked, for queries by the names of their arguments."""
         own = self.limits
-        return Limits(
+        limits = Limits(
             max_price=own.max_price if max_price is None else max_price,
             min_context=own.min_context if min_context is None else min_context,
             required_tags=own.required_tags if required_tags is None else as_tags("required_tags", required_tags),
         )
-
-    def _question(
-        self, query: str | Routing, objective: Objective | None, limits: Limits, argument: str = "query"
-    ) -> _Question:
-        if not isinstance(query, str | Routing):
-            raise InputTypeError(argument, f"expected a str or Routing, got {type(query).__name__}")
-        if isinstance(query, Routing):
-            objective, query = objective or query.objective, query.query
-        if not query.strip():
-            raise InputError(argument, "is empty; pass what the LLM shall answer")
-        eligible, excluded = limits.split(self.pool)
-        return _Question(
-            query=query,
-            task=Routing(self._cut(query), objective or self.objective),
-            weights=OBJECTIVE_WEIGHTS[objective] if objective else self.weights,
-            eligible=eligible,
-            excluded=excluded,
-        )
+        eligible, excluded = limits.split(self.pool) if queries else ((), {})
+        questions = []
+        for argument, query in queries.items():
+            if not isinstance(query, str | Routing):
+                raise InputTypeError(argument, f"expected a str or Routing, got {type(query).__name__}")
+            judged_by, text = (query.objective, query.query) if isinstance(query, Routing) else (None, query)
+            judged_by = objective or judged_by
+            if not text.strip():
+                raise InputError(argument, "is empty; pass what the LLM shall answer")
+            questions.append(
+                _Question(
+                    query=text,
+                    task=Routing(self._cut(text), judged_by or self.objective),
+                    weights=OBJECTIVE_WEIGHTS[judged_by] if judged_by else self.weights,
+                    eligible=eligible,
+                    excluded=excluded,
+                )
+            )
+        return questions
 
     def _cut(self, query: str) -> str:
         """What the model reads of a query."""

@@ -7,7 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, InputTypeError, MissingExtraError
@@ -63,16 +63,20 @@ class Calibration:
             for setting in self.settings
         ]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The calibration as JSON-ready values; `chosen` is one of the settings, or None."""
+        chosen = None if self.chosen is None else asdict(self.chosen)
+        return {"target_spend": self.target_spend, "chosen": chosen, "settings": [*map(asdict, self.settings)]}
+
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draws the shares of the LLMs and the spend for each setting; the suffix of the file says its format.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise MissingExtraError("eval", "matplotlib") from error
+        require_plots()
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(1.5 + 1.2 * max(4, len(self.settings)), 5), layout="constrained")
         shares, spend = figure.subplots(2, sharex=True)
         places = range(len(self.settings))
@@ -109,7 +113,7 @@ def calibrate(
     """See `R1Router.calibrate`."""
     if not queries:
         raise InputError("queries", "is empty; pass a sample of the traffic")
-    _require_amount("target_spend", target_spend)
+    require_amount("target_spend", target_spend)
     ceilings = router.limits if not max_prices else replace(router.limits, max_price=max(max_prices))
     eligible, _ = ceilings.split(router.pool)
     costs = _costs(eligible, tokens_per_call, price_per_call)
@@ -124,7 +128,7 @@ def calibrate(
                 objective=decisions[0].objective,
                 max_price=max_price,
                 shares={name: chosen[name] / len(decisions) for name in costs},
-                spend=1000 * sum(costs[name] * count for name, count in chosen.items()) / len(decisions),
+                spend=round(1000 * sum(costs[name] * count for name, count in chosen.items()) / len(decisions), 9),
             )
         )
     settings.sort(key=lambda setting: setting.spend)
@@ -152,7 +156,7 @@ def _costs(
         if price_per_call is not None:
             if name not in price_per_call:
                 raise InputError("price_per_call", f"lacks {name!r}")
-            _require_amount(f"price_per_call[{name!r}]", price_per_call[name])
+            require_amount(f"price_per_call[{name!r}]", price_per_call[name])
             costs[name] = price_per_call[name]
         elif profile.price is None:
             raise InputError("tokens_per_call", f"{name!r} has no price; add one, or pass price_per_call")
@@ -172,10 +176,23 @@ def _require_tokens(tokens_per_call: tuple[float, float]) -> None:
     if isinstance(tokens_per_call, str) or not isinstance(tokens_per_call, Sequence) or len(tokens_per_call) != 2:
         raise InputTypeError("tokens_per_call", f"expected (input, output) tokens, got {tokens_per_call!r}")
     for place, tokens in enumerate(tokens_per_call):
-        _require_amount(f"tokens_per_call[{place}]", tokens)
+        require_amount(f"tokens_per_call[{place}]", tokens)
 
 
-def _require_amount(argument: str, value: object) -> None:
+def require_plots() -> None:
+    """Checks that plots can be drawn.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("eval", "matplotlib") from error
+
+
+def require_amount(argument: str, value: object) -> None:
+    """Refuses what is no finite number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputTypeError(argument, f"expected a number, got {value!r}")
     if not 0 <= value < math.inf:

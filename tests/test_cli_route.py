@@ -104,7 +104,88 @@ def test_a_failed_query_is_exit_code_1(tmp_path: Path) -> None:
     assert "note: 2 queries: 2 failed" in result.stderr
 
 
+@pytest.fixture
+def sample(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "sample.jsonl", [{"query": "Hi!"}, {"query": "Beweise es. 🧮"}])
+
+
+CALIBRATION = ("--spend", "0.5", "--input-tokens", "500", "--output-tokens", "300", "--max-price", "1")
+
+
+@pytest.mark.model
+def test_a_calibration_finds_the_price_ceiling_that_keeps_a_target(sample: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.svg"
+    result = call("-p", POOL, "--calibrate", sample, *CALIBRATION, "--output", "json", "--plot", plot)
+    assert (result.exit_code, result.stderr) == (0, "")
+    record = json.loads(result.stdout)
+    settings = {setting["max_price"]: setting for setting in record["settings"]}
+    assert settings.keys() == {0.04, 0.2, 0.9}
+    # By hand: 500 tokens in at 0.04, 300 out at 0.04 are 0.000032 dollars a query.
+    assert settings[0.04]["spend"] == 0.032
+    assert settings[0.04]["shares"] == {"pocket-1b": 1.0, "everyday-8b": 0.0, "coder-32b": 0.0}
+    assert all(sum(setting["shares"].values()) == 1 for setting in settings.values())
+    within = [setting for setting in settings.values() if setting["spend"] <= 0.5]
+    assert record["chosen"] == max(within, key=lambda setting: setting["spend"])
+    assert record["target_spend"] == 0.5
+    assert "pocket-1b" in plot.read_text(encoding="utf-8")
+
+
+@pytest.mark.model
+def test_a_calibration_is_a_table_or_lines(sample: Path) -> None:
+    cheap = ("-p", POOL, "--calibrate", sample, *CALIBRATION, "--max-price", "0.3", "--objective", "cost")
+    table = call(*cheap, "--output", "table")
+    assert table.exit_code == 0, table.stderr
+    head, *rows = [line.split() for line in table.stdout.splitlines()[:3]]
+    assert head == ["max", "price", "spend", "pocket-1b", "everyday-8b"]
+    assert rows[0][-4:] == ["0.04", "0.032", "100%", "0%"]
+    assert sum(row[0] == "→" for row in rows) == 1
+    assert "objective cost" in table.stdout
+    lines = call(*cheap)
+    assert [json.loads(line)["max_price"] for line in lines.stdout.splitlines()] == [0.04, 0.2]
+
+
+@pytest.mark.model
+def test_a_target_that_nothing_keeps_is_exit_code_1(tmp_path: Path) -> None:
+    sample = write_lines(tmp_path / "sample.jsonl", [{"query": "Hi!", "objective": "cost"}])
+    result = call("-p", POOL, "--calibrate", sample, *CALIBRATION, "--spend", "0.01", "--max-price", "0.1")
+    assert result.exit_code == 1
+    assert "error: --spend: even the cheapest setting spends $0.032, not $0.01" in result.stderr
+    assert f"note: {sample}: a calibration has one objective, performance" in result.stderr
+    assert json.loads(result.stdout)["spend"] == 0.032
+
+
 # What is told at once.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--calibrate", "SAMPLE"], "--spend: is missing"),
+        (["--calibrate", "SAMPLE", "--spend", "1", "--input-tokens", "5"], "--output-tokens: is missing"),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "Hi!"], "--query: stands beside --calibrate"),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--input", "-"], "--input: stands beside --calibrate"),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--log", "log"], "--log: stands beside --calibrate"),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--spend", "-1"], "--spend: "),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--spend", "nan"], "--spend: "),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--spend", "inf"], "--spend: expected 0 or more"),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--plot", "/nowhere/plot.svg"], "--plot: the folder /nowhere"),
+        (["--calibrate", "/nowhere.jsonl", *CALIBRATION], "/nowhere.jsonl: cannot be read"),
+        (["--calibrate", "EMPTY", *CALIBRATION], "--calibrate: "),
+        (["--calibrate", "SAMPLE", *CALIBRATION, "--max-price", "0.01"], "--pool: no LLM is within the limits"),
+        (["Hi!", "--spend", "1"], "--spend: belongs to --calibrate"),
+        (["Hi!", "--plot", "plot.svg"], "--plot: belongs to --calibrate"),
+    ],
+)
+def test_what_a_calibration_cannot_do_is_told(arguments: list[str], message: str, sample: Path, tmp_path: Path) -> None:
+    files = {"SAMPLE": str(sample), "EMPTY": str(write_lines(tmp_path / "empty.jsonl", []))}
+    told = refused("-p", POOL, *(files.get(argument, argument) for argument in arguments))
+    assert told.removeprefix("--").startswith(message.removeprefix("--"))
+
+
+def test_a_calibration_needs_prices(sample: Path, tmp_path: Path) -> None:
+    pool = write_lines(tmp_path / "pool.json", [[{"name": name, "description": "An LLM."} for name in "ab"]])
+    arguments = ("-p", pool, "--calibrate", sample, "--spend", "1", "--input-tokens", "5", "--output-tokens", "5")
+    assert refused(*arguments).removeprefix("--").startswith("pool: 'a' has no price; add one")
 
 
 def test_an_empty_file_needs_no_model(tmp_path: Path) -> None:

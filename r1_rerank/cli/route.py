@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,11 +16,13 @@ from ..documents import Document
 from ..errors import DataError, InputError, InputTypeError
 from ..rows import Objective
 from ..tasks import Routing
+from .calibration import Target, calibrate_option, run_calibration
 from .console import FAILED, note, one_line, print_error
 from .model_options import ModelOptions, read_templates
 from .queries import Query, parse_record, read_lines, reason_of, require_encodable
 from .rerank import budget_option, input_option, model_option, output_option
 from .results import Format
+from .stdout import format_for, write_json
 
 if TYPE_CHECKING:
     from ..integrations.router import LLMProfile, R1Router, RoutingDecision
@@ -84,6 +84,22 @@ def route(
         Path | None,
         output_option(metavar="FILE", help="Append decisions there, for outcomes and training."),
     ] = None,
+    calibrate: Annotated[
+        str | None,
+        calibrate_option(metavar="FILE", help="In place of --input: queries to find the price ceiling by, see above."),
+    ] = None,
+    spend: Annotated[
+        float | None, calibrate_option(min=0, metavar="USD", help="Most to spend on a thousand queries.")
+    ] = None,
+    input_tokens: Annotated[
+        int | None, calibrate_option(min=0, metavar="N", help="Tokens that a query and its context have, on average.")
+    ] = None,
+    output_tokens: Annotated[
+        int | None, calibrate_option(min=0, metavar="N", help="Tokens that an answer has, on average.")
+    ] = None,
+    plot: Annotated[
+        Path | None, calibrate_option(metavar="FILE", help="Draw shares and spend there, as .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Choose the LLM that answers a query best, within hard limits.
 
@@ -95,6 +111,9 @@ def route(
     A line of an input file:
     {"id": "q1", "query": "…"}
     Optional: "id", "objective".
+
+    A calibration routes a sample of queries under each price ceiling and chooses
+    the one that spends most within --spend: a value for --max-price.
     """
     from ..integrations.router import R1Router, load_pool
     from ..integrations.routing_log import DecisionLog
@@ -120,7 +139,20 @@ def route(
         raise InputError("template", f"{template} words another task; pass one for routing")
     profiles = load_pool(pool)
     limits: dict[str, Any] = {"max_price": max_price, "min_context": min_context, "required_tags": tag or ()}
-    Limits(**limits).split(profiles)
+    eligible, _ = Limits(**limits).split(profiles)
+    target = Target.of(
+        calibrate,
+        spend=spend,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        plot=plot,
+        unused={"query": query, "input": input, "trace": trace, "log": log},
+    )
+    if target is not None:
+        target.check(eligible)
+        sample = _sample(calibrate, objective)
+        run_calibration(target, sample, options, partial(R1Router, profiles, objective=objective, **limits), output)
+        return
     if log is not None:
         DecisionLog(log)
     queries = _queries(input, query, objective)
@@ -128,21 +160,21 @@ def route(
         note(f"{input}: holds no queries")
     many, statuses = len(queries) > 1, Counter[str]()
     records: dict[int, dict[str, Any]] = {}
-    format = output or ("table" if sys.stdout.isatty() else "jsonl")
+    format = format_for(output)
     for number, decision in _routed(queries, options, partial(R1Router, profiles, **limits, log=log)):
         asked, result = queries[number], decision.result
         statuses[result.status] += 1
         if format == "table":
             _print(asked, decision, trace=trace, heading=many)
         elif format == "jsonl":
-            _write_json(decision.to_dict(id=asked.id, trace=trace))
+            write_json(decision.to_dict(id=asked.id, trace=trace))
         else:
             records[number] = decision.to_dict(id=asked.id, trace=trace)
         if result.error is not None:
             print_error(f"query {asked.id}: {result.error}" if many else str(result.error))
     if format == "json":
         ordered = [records[number] for number in sorted(records)]
-        _write_json(ordered[0] if len(ordered) == 1 else ordered, indent=2)
+        write_json(ordered[0] if len(ordered) == 1 else ordered, indent=2)
     if many and set(statuses) != {"ok"}:
         note(f"{len(queries)} queries: {', '.join(f'{count} {status}' for status, count in statuses.items())}")
     if statuses["failed"]:
@@ -179,6 +211,16 @@ def _queries(source: str | None, query: str | None, objective: Objective) -> lis
     return queries
 
 
+def _sample(source: str | None, objective: Objective) -> list[str]:
+    """The texts of a file of queries, all of them judged alike."""
+    tasks = [cast("Routing", query.task) for query in _queries(source, None, objective)]
+    if not tasks:
+        raise InputError("--calibrate", f"{source} holds no queries; pass a sample of the traffic")
+    if any(task.objective != objective for task in tasks):
+        note(f"{source}: a calibration has one objective, {objective}; those of the lines are not used")
+    return [task.query for task in tasks]
+
+
 def _query(record: Mapping[str, Any], number: int, objective: Objective) -> Query:
     id, query, own = (record.get(key) for key in ("id", "query", "objective"))
     if id is not None and not isinstance(id, str):
@@ -186,12 +228,6 @@ def _query(record: Mapping[str, Any], number: int, objective: Objective) -> Quer
     if query is None:
         raise InputError("query", "is missing; pass what the LLM shall answer")
     return Query(str(number) if id is None else id, Routing(query, objective if own is None else own), ())
-
-
-def _write_json(value: object, indent: int | None = None) -> None:
-    # Bytes, so that JSON is UTF-8 whatever the terminal speaks.
-    sys.stdout.buffer.write((json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode())
-    sys.stdout.buffer.flush()
 
 
 def _print(query: Query, decision: RoutingDecision, *, trace: bool, heading: bool) -> None:

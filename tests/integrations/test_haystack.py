@@ -26,7 +26,7 @@ from haystack.document_stores.in_memory import InMemoryDocumentStore
 
 from r1_rerank import R1Reranker, ScriptedEngine, Usage
 from r1_rerank.engines import Completion, GenerationRequest
-from r1_rerank.errors import EngineError, InputError
+from r1_rerank.errors import EngineError, InputError, InputTypeError
 from r1_rerank.integrations.haystack import R1Ranker
 
 QUERY = "which number is largest?"
@@ -233,8 +233,8 @@ def test_lists_of_no_or_one_document_need_no_model() -> None:
     assert (only.id, only.score) == ("ид-0", 1.0)
 
 
-@pytest.mark.parametrize("query", ["", "  "])
-async def test_without_a_query_documents_are_handed_on_unranked(query: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("query", ["", "  ", None])
+async def test_without_a_query_documents_are_handed_on_unranked(query: Any, caplog: pytest.LogCaptureFixture) -> None:
     given = documents("1", "2")
     assert ranker([]).run(query=query, documents=given)["documents"] == given
     assert (await ranker([]).run_async(query=query, documents=given))["documents"] == given
@@ -258,7 +258,48 @@ def test_as_many_come_back_as_were_asked_for(top_k: int | None, expected: int) -
     assert len(ranker(top_k=top_k).run(query=QUERY, documents=given)["documents"]) == expected
 
 
-@pytest.mark.parametrize("top_k", [0, -1, "3"])
+@pytest.mark.parametrize("wrong", ["text", None, [None], ["text"]])
+def test_wrong_documents_are_named(wrong: Any) -> None:
+    with pytest.raises(InputTypeError, match="documents"):
+        ranker([]).run(query=QUERY, documents=wrong)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("strategy", "best"), ("thinking", -1), ("on_error", "ignore")])
+def test_wrong_settings_are_told_when_they_are_made(setting: str, value: Any) -> None:
+    with pytest.raises(InputError, match=setting):
+        R1Ranker(**{setting: value})
+
+
+def test_every_passage_reaches_the_model() -> None:
+    component = ranker(top_k=1)
+    component.run(query=QUERY, documents=documents("41", "42", "43"))
+    (request,) = component._source.load().engine.requests
+    assert all(f" {text} [" in request.messages[0]["content"] for text in ("41", "42", "43"))
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "Doc: 0", "I like 3 of the 4 documents, 2 less.", "[Z] > [Y]", "[0] > [1]", "-1", "null"]
+)
+def test_an_answer_that_names_nothing_keeps_the_order_and_says_so(answer: str) -> None:
+    result = ranker([answer]).run(query=QUERY, documents=documents("3", "9", "5"))
+    assert contents(result) == ["3", "9", "5"]
+    assert result["meta"]["status"] == "fallback"
+    assert result["meta"]["faults"]
+
+
+def test_a_bad_part_of_an_answer_does_not_shift_the_rest() -> None:
+    result = ranker(["<answer>[C] > [?] > [A] > [A]</answer>"]).run(query=QUERY, documents=documents("3", "9", "5"))
+    assert contents(result) == ["5", "3", "9"]
+
+
+def test_documents_stay_json() -> None:
+    thinking = ranker(include_reasoning=True, include_status=True)
+    for document in thinking.run(query=QUERY, documents=documents("3", "9"))["documents"]:
+        assert type(document.score) is float
+        assert json.loads(json.dumps(document.to_dict())) == document.to_dict()
+
+
+@pytest.mark.parametrize("top_k", [0, -1, "3", True])
 def test_a_wrong_top_k_is_named(top_k: Any) -> None:
     with pytest.raises(ValueError, match="top_k"):
         ranker(top_k=top_k)
@@ -313,6 +354,9 @@ async def test_the_embedded_model_is_loaded_once_until_it_is_closed() -> None:
     assert len(result["documents"]) == 1
     other.close()
     other.close()
+    assert one._source.load() is loaded, "closing one pipeline does not cost another its model"
+    one.close()
+    one.warm_up()
     assert one._source.load() is not loaded
     one.close()
 

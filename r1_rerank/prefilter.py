@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Prefilter(Protocol):
-    """Orders texts without the ranker.
+    """Orders texts without the ranker."""
 
-    Attributes:
-        name: What results call it.
-        keep: How many documents go on to the ranker; the others follow them in the prefilter's order.
-    """
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        ...
 
-    name: str
-    keep: int
+    @property
+    def keep(self) -> int:
+        """How many documents go on to the ranker; the others follow them in the prefilter's order."""
+        ...
 
     def order(self, query: str, texts: Sequence[str]) -> Sequence[int]:
         """Every index of `texts` once, best first."""

@@ -363,7 +363,7 @@ def test_a_torn_line_is_taken_away(cut: Cut) -> None:
         ("--top-k 3 --strategy dranker", 'strategy was unset, now "dranker"'),
         ("--top-k 3 --think 8", "think was unset, now 8"),
         ("--top-k 3 --label-seed 0", "label-seed was unset, now 0"),
-        ("--top-k 3 --dtype float32", 'dtype was "auto", now "float32"'),
+        ("--top-k 3 --dtype float32", 'dtype was unset, now "float32"'),
         ("--top-k 3 --trace", "trace was false, now true"),
         ("--top-k 3 --budget-calls 1", "budget-calls was unset, now 1"),
         ("--top-k 3 --score-threshold 0.5", "score-threshold was unset, now 0.5"),
@@ -476,3 +476,21 @@ def test_ctrl_c_is_exit_code_130_without_a_word() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
         assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ("base_url", "is not KEY=VALUE"),
+        ("=2", "is not KEY=VALUE"),
+        ("devise=cpu", "TransformersEngine takes no such option"),
+        ("dtype=float32", "dtype is there twice"),
+        ("cache_gib=[", "cannot be read"),
+    ],
+)
+def test_engine_options_are_checked_before_the_model_is_loaded(pair: str, message: str) -> None:
+    assert message in refused("rerank", "q", "a", "b", "--dtype", "float32", "--engine-option", pair)
+
+
+def test_an_engine_that_nobody_knows() -> None:
+    assert "transformers, vllm, openai" in refused("rerank", "q", "a", "b", "--engine", "tgi")

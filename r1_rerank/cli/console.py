@@ -30,7 +30,8 @@ _OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("batch_size", "device", "dtype", "engine", "history", "input", "label_seed", "model", "objective"),
-        *("log", "max_price", "min_context", "pool"),
+        *("engine-option", "log", "max_price", "min_context", "passes", "pool", "prefilter"),
+        *("data", "leaks", "limit", "negatives", "out"),
         *("on_error", "output", "output_file", "resume", "score_threshold", "strategy", "task", "template", "top_k"),
     )
 }

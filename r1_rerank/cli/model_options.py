@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
 
 from ..budget import Budget
 from ..errors import InputError
@@ -15,8 +17,34 @@ from ..rows import TaskName
 
 if TYPE_CHECKING:
     from ..engines import EngineName
+    from ..prefilter import Prefilter
     from ..prompts import PromptTemplate
     from ..reranker import R1Reranker
+
+
+def _model(*flags: str, **settings: Any) -> Any:
+    return typer.Option(*flags, rich_help_panel="Model", **settings)
+
+
+ModelName = Annotated[
+    str | None, _model(metavar="NAME", help="Hub name, or folder of a model or adapter (default: embedded).")
+]
+Engine = Annotated[str, _model(metavar="NAME", help="What runs the model: transformers, vllm or openai.")]
+EngineOption = Annotated[
+    list[str] | None,
+    _model(metavar="KEY=VALUE", help="An option of the engine, such as base_url=http://localhost:8000/v1."),
+]
+Think = Annotated[
+    int | None, _model(min=0, metavar="N", help="Tokens to think before an answer (default: the model's).")
+]
+Passes = Annotated[int, _model(min=1, metavar="N", help="Rankings of each query, shuffled, that vote.")]
+Templates = Annotated[list[Path] | None, _model(metavar="FILE", help="YAML with your own wording; once for each task.")]
+LabelSeed = Annotated[int | None, _model(metavar="N", help="Permute the labels by this seed.")]
+Device = Annotated[str | None, _model(metavar="NAME", help="auto, cuda, cuda:1, mps or cpu (default: auto).")]
+Dtype = Annotated[str | None, _model(metavar="NAME", help="auto, float32, bfloat16 or float16 (default: auto).")]
+BatchSize = Annotated[
+    int | None, _model(min=1, metavar="N", help="Queries under way together (default: the engine's).")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +59,9 @@ class ModelOptions:
     budget: Budget
     on_error: Literal["partial", "raise"]
     label_seed: int | None
-    device: str
-    dtype: str
-    batch_size: int
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    passes: int = 1
+    prefilter: Prefilter | None = None
 
     def check(self) -> None:
         """Finds what is wrong without loading anything.
@@ -62,13 +90,13 @@ class ModelOptions:
             budget=self.budget,
             on_error=self.on_error,
             label_seed=self.label_seed,
-            device=self.device,
-            dtype=self.dtype,
-            batch_size=self.batch_size,
+            passes=self.passes,
+            prefilter=self.prefilter,
+            **self.engine_options,
         )
 
     def identity(self) -> dict[str, Any]:
-        """Everything here that changes results, as JSON values. The size of a batch does not."""
+        """Everything here that changes results, as JSON values."""
         return {
             "model": self.model or "embedded",
             "engine": self.engine,
@@ -81,9 +109,50 @@ class ModelOptions:
             "budget-seconds": self.budget.seconds,
             "on-error": self.on_error,
             "label-seed": self.label_seed,
-            "device": self.device,
-            "dtype": self.dtype,
+            **{
+                name.replace("_", "-"): value
+                for name, value in sorted(self.engine_options.items())
+                if name not in _NO_MATTER
+            },
+            "passes": self.passes,
+            "prefilter": None if self.prefilter is None else [self.prefilter.name, self.prefilter.keep],
         }
+
+
+_NO_MATTER = ("batch_size", "cache_gib", "concurrency", "api_key")
+"""Engine options that leave results as they are, or that no file should hold."""
+
+
+def read_engine_options(
+    pairs: Sequence[str], *, device: str | None, dtype: str | None, batch_size: int | None
+) -> dict[str, Any]:
+    """Options of an engine, by the names of its arguments.
+
+    Args:
+        pairs: `key=value` each, the value as YAML spells it: 2, true, auto.
+        device: See `TransformersEngine`, as the others; None leaves it to the engine.
+        dtype: None leaves it to the engine.
+        batch_size: None leaves it to the engine.
+
+    Raises:
+        InputError: No `=`, no YAML, or an option that stands twice.
+    """
+    import yaml
+
+    named = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    options = {name: value for name, value in named.items() if value is not None}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError("engine-option", f"{pair!r} is not KEY=VALUE, such as tensor_parallel_size=2")
+        if name in options:
+            raise InputError("engine-option", f"{name} is there twice; pass it once")
+        try:
+            options[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError("engine-option", f"the value of {pair!r} cannot be read; quote it") from error
+    return options
 
 
 def read_templates(paths: Sequence[Path]) -> dict[TaskName, PromptTemplate]:

@@ -10,9 +10,24 @@ import typer
 
 from ..budget import Budget
 from ..errors import InputError
+from ..prefilter import BM25Prefilter
 from ..rows import Objective, TaskName
 from .console import note
-from .model_options import ModelOptions, read_templates
+from .model_options import (
+    BatchSize,
+    Device,
+    Dtype,
+    Engine,
+    EngineOption,
+    LabelSeed,
+    ModelName,
+    ModelOptions,
+    Passes,
+    Templates,
+    Think,
+    read_engine_options,
+    read_templates,
+)
 from .queries import Query, from_arguments, read_queries
 from .results import Format
 from .runs import Destination, Run, Selection
@@ -51,28 +66,25 @@ def rerank(
     ] = None,
     task: Annotated[TaskName, input_option(help="What is ranked. A history makes it a recommendation.")] = "passage",
     objective: Annotated[Objective | None, input_option(help="What routing goes by (default: performance).")] = None,
-    model: Annotated[
-        str | None, model_option(metavar="NAME", help="Hub name, or folder of a model or adapter (default: embedded).")
-    ] = None,
-    engine: Annotated[str, model_option(metavar="NAME", help="What runs the model.")] = "transformers",
+    model: ModelName = None,
+    engine: Engine = "transformers",
+    engine_option: EngineOption = None,
     strategy: Annotated[
         str | None,
         model_option(
             metavar="NAME", help="iranker (worst out, step by step) or dranker (one answer) (default: the model's own)."
         ),
     ] = None,
-    think: Annotated[
-        int | None,
-        model_option(min=0, metavar="N", help="Tokens to think before an answer (default: the model's)."),
+    think: Think = None,
+    template: Templates = None,
+    label_seed: LabelSeed = None,
+    passes: Passes = 1,
+    prefilter: Annotated[
+        int | None, model_option(min=2, metavar="N", help="Order by BM25 first, and rank only the best N.")
     ] = None,
-    template: Annotated[
-        list[Path] | None,
-        model_option(metavar="FILE", help="YAML with your own wording; once for each task."),
-    ] = None,
-    label_seed: Annotated[int | None, model_option(metavar="N", help="Permute the labels by this seed.")] = None,
-    device: Annotated[str, model_option(metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[str, model_option(metavar="NAME", help="auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, model_option(min=1, metavar="N", help="Queries under way together.")] = 8,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
     budget_calls: Annotated[int | None, budget_option(min=1, metavar="N", help="Calls of the model.")] = None,
     budget_tokens: Annotated[int | None, budget_option(min=1, metavar="N", help="Tokens computed.")] = None,
     budget_thinking: Annotated[int | None, budget_option(min=1, metavar="N", help="Tokens of thinking.")] = None,
@@ -120,9 +132,9 @@ def rerank(
         ),
         on_error=on_error,
         label_seed=label_seed,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
+        engine_options=read_engine_options(engine_option or (), device=device, dtype=dtype, batch_size=batch_size),
+        passes=passes,
+        prefilter=None if prefilter is None else BM25Prefilter(prefilter),
     )
     options.check()
     selection = Selection(top_k=top_k, score_threshold=score_threshold, trace=trace)

@@ -18,7 +18,20 @@ from ..rows import Objective
 from ..tasks import Routing
 from .calibration import Target, calibrate_option, run_calibration
 from .console import FAILED, note, one_line, print_error
-from .model_options import ModelOptions, read_templates
+from .model_options import (
+    BatchSize,
+    Device,
+    Dtype,
+    Engine,
+    EngineOption,
+    LabelSeed,
+    ModelName,
+    ModelOptions,
+    Passes,
+    Think,
+    read_engine_options,
+    read_templates,
+)
 from .queries import Query, parse_record, read_lines, reason_of, require_encodable
 from .rerank import budget_option, input_option, model_option, output_option
 from .results import Format
@@ -47,27 +60,24 @@ def route(
     tag: Annotated[
         list[str] | None, input_option(metavar="TAG", help="A tag that LLMs must have; once for each.")
     ] = None,
-    model: Annotated[
-        str | None, model_option(metavar="NAME", help="Hub name, or folder of a model or adapter (default: embedded).")
-    ] = None,
-    engine: Annotated[str, model_option(metavar="NAME", help="What runs the model.")] = "transformers",
+    model: ModelName = None,
+    engine: Engine = "transformers",
+    engine_option: EngineOption = None,
     strategy: Annotated[
         str | None,
         model_option(
             metavar="NAME", help="iranker (worst out, step by step) or dranker (one answer) (default: the model's own)."
         ),
     ] = None,
-    think: Annotated[
-        int | None,
-        model_option(min=0, metavar="N", help="Tokens to think before an answer (default: the model's)."),
-    ] = None,
+    think: Think = None,
     template: Annotated[
         Path | None, model_option(metavar="FILE", help="YAML with your own wording of the routing task.")
     ] = None,
-    label_seed: Annotated[int | None, model_option(metavar="N", help="Permute the labels by this seed.")] = None,
-    device: Annotated[str, model_option(metavar="NAME", help="auto, cuda, cuda:1, mps or cpu.")] = "auto",
-    dtype: Annotated[str, model_option(metavar="NAME", help="auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, model_option(min=1, metavar="N", help="Queries under way together.")] = 8,
+    label_seed: LabelSeed = None,
+    passes: Passes = 1,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
     budget_calls: Annotated[int | None, budget_option(min=1, metavar="N", help="Calls of the model.")] = None,
     budget_tokens: Annotated[int | None, budget_option(min=1, metavar="N", help="Tokens computed.")] = None,
     budget_thinking: Annotated[int | None, budget_option(min=1, metavar="N", help="Tokens of thinking.")] = None,
@@ -130,9 +140,8 @@ def route(
         ),
         on_error=on_error,
         label_seed=label_seed,
-        device=device,
-        dtype=dtype,
-        batch_size=batch_size,
+        engine_options=read_engine_options(engine_option or (), device=device, dtype=dtype, batch_size=batch_size),
+        passes=passes,
     )
     options.check()
     if template is not None and "routing" not in options.templates:

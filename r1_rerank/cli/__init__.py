@@ -1,4 +1,4 @@
-"""The command line: `r1-rerank rerank`, `r1-rerank route`, `r1-rerank doctor`. One file a command."""
+"""The command line: `r1-rerank rerank`, `route`, `eval`, `data` and `doctor`. One file a command."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from .console import Program
+from .data import data
 from .doctor import doctor
+from .eval import evaluate
 from .rerank import rerank
 from .route import route
 
@@ -18,7 +20,9 @@ __all__ = ["app", "main"]
 app = typer.Typer(cls=Program, name="r1-rerank", no_args_is_help=True, add_completion=False)
 app.command()(rerank)
 app.command()(route)
+app.command("eval")(evaluate)
 app.command()(doctor)
+app.add_typer(data, name="data")
 
 
 def _print_version(wanted: bool) -> None:

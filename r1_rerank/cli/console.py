@@ -24,6 +24,7 @@ _OPTIONS = {
     "budget.seconds": "--budget-seconds",
     "budget.thinking_tokens": "--budget-thinking",
     "budget.tokens": "--budget-tokens",
+    "metrics": "--metric",
     "templates": "--template",
     "thinking": "--think",
 } | {
@@ -31,7 +32,8 @@ _OPTIONS = {
     for name in (
         *("batch_size", "device", "dtype", "engine", "history", "input", "label_seed", "model", "objective"),
         *("engine-option", "log", "max_price", "min_context", "passes", "pool", "prefilter"),
-        *("data", "leaks", "limit", "negatives", "out"),
+        *("against", "checkpoints", "data", "leaks", "limit", "negatives", "out", "protocol", "shuffles"),
+        *("split", "system", "train"),
         *("on_error", "output", "output_file", "resume", "score_threshold", "strategy", "task", "template", "top_k"),
     )
 }

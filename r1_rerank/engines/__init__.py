@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any, Literal, get_args
 
 from .base import Completion, Engine, GenerationRequest, Probe
+from .openai import OpenAIEngine
 from .scripted import ScriptedEngine
 from .transformers import TransformersEngine
+from .vllm import VLLMEngine
 
 EngineName = Literal["transformers", "vllm", "openai"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -15,9 +16,7 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 def engine_class(name: EngineName) -> type[Any]:
     """The engine of a name."""
-    home = {"transformers": "TransformersEngine", "vllm": "VLLMEngine", "openai": "OpenAIEngine"}
-    found: type[Any] = getattr(importlib.import_module(f".{name}", __name__), home[name])
-    return found
+    return {"transformers": TransformersEngine, "vllm": VLLMEngine, "openai": OpenAIEngine}[name]
 
 
 __all__ = [
@@ -26,8 +25,10 @@ __all__ = [
     "Engine",
     "EngineName",
     "GenerationRequest",
+    "OpenAIEngine",
     "Probe",
     "ScriptedEngine",
     "TransformersEngine",
+    "VLLMEngine",
     "engine_class",
 ]

@@ -6,9 +6,21 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from ..prompts import FIRST_LABEL, NEXT_LABEL, Message, break_tokens, open_turn, plain_chat, quote
+from ..errors import ContextOverflowError, EngineError
+from ..prompts import (
+    ANSWER_CLOSE,
+    FIRST_LABEL,
+    NEXT_LABEL,
+    THINK_CLOSE,
+    Message,
+    break_tokens,
+    close_thinking,
+    open_turn,
+    plain_chat,
+    quote,
+)
 from ..strategies import ALPHABET
-from .base import Probe
+from .base import GenerationRequest, Probe
 
 
 class ChatTokenizer:
@@ -51,6 +63,37 @@ class ChatTokenizer:
         rendered = self.render(messages)
         return self.encode(rendered + open_turn(rendered, thinking=thinking, constrain=constrain))
 
+    def checked_prompt(self, request: GenerationRequest, context_tokens: int | None) -> list[int]:
+        """Tokens of a request's prompt, once it is known that it can be answered.
+
+        Args:
+            request: What is asked.
+            context_tokens: Longest prompt and answer together, None for no limit.
+
+        Raises:
+            EngineError: Labels that are not one token each, or fewer of them than are to be picked.
+            ContextOverflowError: Prompt, thinking and answer together are too long.
+        """
+        constrain = request.labels is not None
+        answer = request.max_answer_tokens
+        if request.labels is not None:
+            unknown = [label for label in request.labels if label not in self.label_ids]
+            if unknown or not 1 <= request.pick <= len(request.labels):
+                raise EngineError(
+                    f"cannot pick {request.pick} of the labels {list(request.labels)}: "
+                    + (f"{unknown} are not one token of this model" if unknown else "there are not that many")
+                )
+            answer = 1 + (request.pick - 1) * (1 + len(self.between))
+        if request.thinking_budget:
+            answer += request.thinking_budget + len(self.encode(close_thinking("", constrain=constrain)))
+        tokens = self.prompt(request.messages, thinking=request.thinking_budget > 0, constrain=constrain)
+        if context_tokens is not None and len(tokens) + answer > context_tokens:
+            raise ContextOverflowError(
+                f"the prompt of {len(tokens)} tokens, with {answer} for the answer, is longer than "
+                f"the model's context of {context_tokens}; pass fewer or shorter documents, or think less"
+            )
+        return tokens
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a text; the chat template has written the special tokens already."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -60,6 +103,15 @@ class ChatTokenizer:
         """Text of what the model wrote, without the tokens that end its turn."""
         text: str = self._tokenizer.decode([token for token in tokens if token not in self.stops])
         return text
+
+    def thinking_text(self, tokens: Sequence[int]) -> str:
+        """What was thought, without the tag that closes it."""
+        return self.decode(tokens).partition(THINK_CLOSE)[0].strip()
+
+    def answer_text(self, tokens: Sequence[int]) -> str:
+        """An answer that was not constrained, up to the tag that closes it."""
+        head, closed, _ = self.decode(tokens).partition(ANSWER_CLOSE)
+        return (head + closed).strip()
 
     def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
         """Compares the tokens of a conversation with those a step later, and the labels with the vocabulary."""

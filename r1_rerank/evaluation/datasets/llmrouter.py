@@ -1,28 +1,15 @@
-"""Readers of public data sets: each turns its files into `Row`s, and counts what it leaves out."""
+"""LLMRouter: questions with the effect of each LLM of a pool."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError, InputError
 from ...rows import Candidate, Objective, Row
-from ...tasks import OBJECTIVE_WEIGHTS
-
-
-@dataclass
-class Dropped:
-    """How many rows a reader left out, by reason."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, reason: str) -> None:
-        """Counts one row."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
+from .common import Dropped, load_json, normalised, number_of
+from .routing import routing_row
 
 
 def read_llmrouter(
@@ -46,10 +33,9 @@ def read_llmrouter(
     """
     if split not in ("train", "test"):
         raise InputError("split", f"{split!r} is not one of train, test")
-    folder, dropped = Path(folder), dropped or Dropped()
-    profiles = _load(folder / "default_llm.json", dict)
-    a, b = OBJECTIVE_WEIGHTS[objective]
-    seen = {_normalised(row["question"]) for row in _questions(folder / "train.json")} if split == "test" else set()
+    folder, dropped = Path(folder), Dropped() if dropped is None else dropped
+    profiles = load_json(folder / "default_llm.json", dict)
+    seen = {normalised(row["question"]) for row in _questions(folder / "train.json")} if split == "test" else set()
     path = folder / f"{split}.json"
     for number, row in enumerate(_questions(path)):
         scores = row["scores"]
@@ -58,54 +44,30 @@ def read_llmrouter(
         if len(names) != len(scores):
             missing = ", ".join(sorted(set(scores) - set(profiles)))
             raise DataError(str(path), None, f"row {number}: no profile in default_llm.json for {missing}")
-        effects = [float(scores[name]) for name in names]
-        if any(math.isnan(effect) for effect in effects):
-            dropped.add("an effect is not a number")
-        elif len(set(effects)) == 1:
-            dropped.add("all LLMs do equally well")
-        elif _normalised(row["question"]) in seen:
+        prices = [float(profiles[name]["output_price"]) for name in names]
+        built = routing_row(
+            id=f"llmrouter-{split}-{number}",
+            query=row["question"],
+            objective=objective,
+            candidates=[
+                Candidate(id=name, text=profiles[name]["feature"], price=price)
+                for name, price in zip(names, prices, strict=True)
+            ],
+            effects=[number_of(path, None, f"row {number}, {name}", scores[name]) for name in names],
+            costs=prices,
+            split=split,
+            source="LLMRouter",
+            dropped=dropped,
+        )
+        if built is not None and normalised(row["question"]) in seen:
             dropped.add("the question stands in train")
-        else:
-            prices = [float(profiles[name]["output_price"]) for name in names]
-            costs = [price / max(prices) for price in prices]
-            rewards = [a * effect - b * cost for effect, cost in zip(effects, costs, strict=True)]
-            best = max(range(len(names)), key=lambda place: (rewards[place], -costs[place]))
-            yield Row(
-                id=f"llmrouter-{split}-{number}",
-                task="routing",
-                query=row["question"],
-                objective=objective,
-                candidates=tuple(
-                    Candidate(id=name, text=profiles[name]["feature"], price=price)
-                    for name, price in zip(names, prices, strict=True)
-                ),
-                relevance=tuple(float(place == best) for place in range(len(names))),
-                effects=tuple(effects),
-                prices=tuple(costs),
-                split=split,
-                source="LLMRouter",
-            )
+        elif built is not None:
+            yield built
 
 
 def _questions(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = _load(path, list)
+    rows: list[dict[str, Any]] = load_json(path, list)
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping) or not isinstance(row.get("question"), str) or not row.get("scores"):
             raise DataError(str(path), None, f"row {number} has no question with scores")
     return rows
-
-
-def _load(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(str(path), None, f"cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(str(path), getattr(error, "lineno", None), f"is not JSON (truncated?): {error}") from error
-    if not isinstance(content, kind):
-        raise DataError(str(path), None, f"expected a JSON {kind.__name__}, got a {type(content).__name__}")
-    return content
-
-
-def _normalised(text: str) -> str:
-    return " ".join(text.lower().split())

@@ -1,0 +1,82 @@
+"""The LLM that a system of an evaluation names: how it is loaded, and what changes its answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from ..evaluation.registry import BASE, Spec
+from ..evaluation.systems import Settings
+from .model_options import ModelOptions
+
+if TYPE_CHECKING:
+    from ..engines import EngineName
+    from ..reranker import R1Reranker
+
+
+def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker], Settings]:
+    """What loads the LLM, and its settings; nothing is loaded yet.
+
+    Args:
+        options: What the command line says about models.
+        spec: What the system says.
+
+    Raises:
+        InputError: There is no such model.
+        CheckpointError: Weights that cannot be used.
+    """
+    strategy = None if spec.kind == "model" else spec.kind
+    think = options.think if spec.think is None else spec.think
+    model = options.model if spec.model in (None, BASE) else spec.model
+    chosen = replace(options, model=model, strategy=strategy, think=think)
+    if options.engine == "openai":  # the weights are a server's, and so is their name
+        return chosen.load, chosen.identity()
+    from ..checkpoint import find_checkpoint
+
+    found = find_checkpoint(model)
+    settings = {
+        **chosen.identity(),
+        "base": spec.model == BASE,
+        "weights": [_fingerprint(folder) for folder in (found.model, found.adapter) if folder is not None],
+        "card": None if found.card is None else found.card.model_dump(mode="json"),
+    }
+    return (lambda: _load_base(chosen)) if spec.model == BASE else chosen.load, settings
+
+
+def _load_base(options: ModelOptions) -> R1Reranker:
+    """The weights from which a checkpoint was trained, asked with the checkpoint's prompts and in its form."""
+    from ..checkpoint import EMBEDDED_HUB, embedded_base, find_checkpoint
+    from ..reranker import R1Reranker
+
+    found = find_checkpoint(options.model)
+    card, base = found.card, found.model
+    if card is not None and found.adapter is None and options.model is not None:
+        base = embedded_base()[0] if card.base.name == EMBEDDED_HUB else Path(card.base.name)
+    think = options.think
+    if think is None and card is not None:
+        think = card.thinking.budget
+    return R1Reranker.from_pretrained(
+        base,
+        engine=cast("EngineName", options.engine),
+        strategy=options.strategy if card is None else card.ranking_strategy(options.strategy),
+        thinking=think,
+        templates=(card.prompt_templates() if card is not None else {}) | options.templates or None,
+        budget=options.budget,
+        on_error=options.on_error,
+        label_seed=options.label_seed,
+        passes=options.passes,
+        **options.engine_options,
+    )
+
+
+def _fingerprint(folder: Path | str) -> str:
+    """Stands for the files of a folder, by size and time: other weights under the same name are other settings."""
+    content = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*")):
+        if path.is_file():
+            state = path.stat()
+            content.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
+    return content.hexdigest()[:16]

@@ -1,0 +1,248 @@
+"""HTTP to an OpenAI-compatible server through the openai client; its exceptions are translated here, and only here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from ..errors import ContextOverflowError, EngineError, InputError, InputTypeError, MissingExtraError
+from .openai_replies import Body, mapping
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI, OpenAI
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+
+_CONTEXT = re.compile(r"context[ _](length|size|window)|maximum context|(prompt|input) is too long", re.IGNORECASE)
+_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_DETAIL = 300
+"""Characters of a server's own words that go into an error."""
+
+
+class RefusedError(EngineError):
+    """The server will not take a request as it stands.
+
+    Args:
+        message: What to tell the user.
+        detail: The server's own words.
+        field: The field at fault, where the server names it.
+    """
+
+    def __init__(self, message: str, detail: str, field: str | None) -> None:
+        super().__init__(message)
+        self.detail = detail
+        self.field = field
+
+    def blames(self, fields: Collection[str]) -> str | None:
+        """Which of these fields the server does not want."""
+        named = self.field.split(".")[0] if self.field is not None else None
+        return named if named in fields else self.mentions(fields)
+
+    def mentions(self, fields: Collection[str]) -> str | None:
+        """Which of these names stands first in the server's words."""
+        found = [(match.start(), name) for name in fields if (match := re.search(rf"\b{name}\b", self.detail))]
+        return min(found)[1] if found else None
+
+
+def connect(
+    client: OpenAI | AsyncOpenAI | None,
+    base_url: str | None,
+    api_key: str | None,
+    timeout: float,
+    max_retries: int,
+) -> AsyncOpenAI:
+    """A client with connections of its own, which belong to the loop that first uses them.
+
+    Raises:
+        MissingExtraError: `openai` is not installed.
+        InputError: An argument that cannot be used, or no key.
+    """
+    try:
+        import openai
+    except ImportError as error:
+        raise MissingExtraError("openai", "openai") from error
+    limits: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries}
+    if client is None:
+        import os
+
+        own = base_url or os.environ.get("OPENAI_BASE_URL")
+        key = api_key or os.environ.get(KEY_VARIABLE) or ("none" if own else None)
+        if key is None:
+            raise InputError(
+                "api_key", f"no key: pass api_key or set {KEY_VARIABLE}; for a server of your own pass base_url"
+            )
+        return openai.AsyncOpenAI(api_key=key, base_url=base_url, **limits)
+    if base_url is not None or api_key is not None:
+        name = "base_url" if base_url is not None else "api_key"
+        raise InputError(name, "the client has its own; pass either the client or this")
+    if isinstance(client, openai.AsyncOpenAI):
+        return client.copy(http_client=openai.DefaultAsyncHttpxClient(), **limits)
+    if type(client) is not openai.OpenAI:
+        kind = type(client).__name__
+        fix = f"pass its asynchronous twin, Async{kind}" if isinstance(client, openai.OpenAI) else "pass one"
+        raise InputTypeError("client", f"expected an openai.OpenAI or openai.AsyncOpenAI, got {kind}; {fix}")
+    provider = getattr(client, "_api_key_provider", None)
+
+    async def fresh_key() -> str:
+        return str(await asyncio.to_thread(provider))  # type: ignore[arg-type]  # only passed where there is one
+
+    return openai.AsyncOpenAI(
+        api_key=fresh_key if provider is not None else client.api_key,
+        base_url=client.base_url,
+        organization=client.organization,
+        project=client.project,
+        default_headers=client._custom_headers,
+        default_query=client.default_query,
+        **limits,
+    )
+
+
+class Server:
+    """A server, and the one of its models that is asked.
+
+    Args:
+        client: From `connect`.
+        model: Name under which the model is served.
+        timeout: Of the client, for messages.
+        concurrency: Most calls under way at a time.
+    """
+
+    def __init__(self, client: AsyncOpenAI, model: str, timeout: float, concurrency: int) -> None:
+        self.model = model
+        self._places = asyncio.Semaphore(concurrency)
+        self._client = client
+        self._timeout = timeout
+        parts = urlsplit(str(client.base_url))
+        self._root = urlunsplit(parts._replace(path=re.sub(r"/v1/?$", "", parts.path), query="")).rstrip("/")
+        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")).rstrip("/")
+        """For people: without a password."""
+
+    async def models(self) -> list[Body] | None:
+        """What the server says about each of its models; None where it has no such list."""
+        try:
+            listed = (await self._call("get", "/models", None)).get("data")
+        except RefusedError:
+            return None
+        if not isinstance(listed, list):
+            return None
+        return [card for card in listed if isinstance(card, dict) and isinstance(card.get("id"), str)]
+
+    async def knows_model(self) -> bool:
+        """Whether the server has the model under a name that its list does not show."""
+        try:
+            await self._call("get", f"/models/{quote(self.model)}", None)
+        except RefusedError:
+            return False
+        return True
+
+    async def chat(self, body: Body) -> Body:
+        """A chat completion."""
+        return await self._call("post", "/chat/completions", {"model": self.model, **body})
+
+    async def complete(self, body: Body) -> Body:
+        """A completion of a prompt as it stands, without a chat template."""
+        return await self._call("post", "/completions", {"model": self.model, **body})
+
+    async def beside(self, path: str, body: Body) -> Body:
+        """An endpoint of the server's own, which stands beside /v1."""
+        return await self._call("post", self._root + path, {"model": self.model, **body})
+
+    async def metrics(self) -> str:
+        """What the server reports for monitoring, empty where it does not."""
+        try:
+            return await self._client.get(f"{self._root}/metrics", cast_to=str)
+        except Exception:  # whatever it is: there are none
+            return ""
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._client.close()
+
+    async def _call(self, method: str, path: str, body: Body | None) -> Body:
+        failure: EngineError
+        try:
+            async with self._places:
+                if method == "get":
+                    text = await self._client.get(path, cast_to=str)
+                else:
+                    text = await self._client.post(path, cast_to=str, body=body)
+            answer = json.loads(text)
+            if isinstance(answer, dict):
+                return answer
+            failure = EngineError(f"{self.url} answered with no JSON object: {self._clean(text)}")
+        except ValueError:  # json, or a body that is not text
+            failure = EngineError(
+                f"{self.url} answered with broken JSON: is base_url that of an OpenAI-compatible API?"
+            )
+        except Exception as error:
+            failure = self._translate(error)
+        # Outside of the except clause: the original carries the request's headers, and the key among them.
+        if isinstance(failure, RefusedError) and failure.field == "model" and not path.startswith("/models"):
+            names = await self._names()
+            raise RefusedError(f"{failure}{names}", failure.detail, "model")
+        raise failure
+
+    async def _names(self) -> str:
+        try:
+            cards = await self.models()
+        except EngineError:
+            cards = None
+        return f"; it has: {', '.join(card['id'] for card in cards)}" if cards else ""
+
+    def _translate(self, error: Exception) -> EngineError:
+        """Our error for one of the client's."""
+        import openai
+
+        tries = f"{self._client.max_retries + 1} tries"
+        if isinstance(error, openai.APITimeoutError):
+            return EngineError(
+                f"no answer from {self.url} within {self._timeout:g} s in {tries}: raise timeout, or lower concurrency"
+            )
+        if isinstance(error, openai.APIConnectionError):
+            cause = type(error.__cause__).__name__ if error.__cause__ else "no connection"
+            return EngineError(
+                f"{self.url} cannot be reached or broke off ({cause}, {tries}): start the server, or mend base_url"
+            )
+        if not isinstance(error, openai.APIStatusError):
+            return EngineError(self._clean(f"{type(error).__name__}: {error}"))
+        status, body = error.status_code, error.body
+        record = mapping(body)
+        detail = self._clean(str(record.get("message") or body or error.message))
+        # OpenAI forbids probabilities, not requests, to some of its models.
+        if status == 401 or (status == 403 and "logprobs" not in detail):
+            return EngineError(
+                f"{self.url} refused the key ({status}): pass api_key, or set {KEY_VARIABLE} to a key that may use "
+                f"{self.model!r}"
+            )
+        if status == 429:
+            return EngineError(
+                f"{self.url} is busy or the quota is used up (429, {tries}): lower concurrency, or raise max_retries; "
+                f"it says: {detail}"
+            )
+        if status >= 500:
+            return EngineError(f"{self.url} failed ({status}, {tries}): look at its log; it says: {detail}")
+        if record.get("code") == "context_length_exceeded" or _CONTEXT.search(f"{record.get('type')} {detail}"):
+            return ContextOverflowError(
+                f"the prompt is longer than the model's context: pass fewer or shorter documents, or think less; "
+                f"{self.url} says: {detail}"
+            )
+        field = record.get("param")
+        if status == 404 and re.search(r"\bmodel\b", detail, re.IGNORECASE):
+            return RefusedError(f"{self.url} does not have the model {self.model!r}", detail, "model")
+        return RefusedError(
+            f"{self.url} refused the request ({status}): {detail}", detail, field if isinstance(field, str) else None
+        )
+
+    def _clean(self, text: str) -> str:
+        """A server's words, cut short and without our key, should it have echoed it."""
+        headers = self._client.default_headers
+        secrets = {str(value) for name, value in headers.items() if _SECRET_HEADER.search(name)}
+        secrets |= {secret.removeprefix("Bearer ") for secret in secrets} | {str(self._client.api_key)}
+        for secret in sorted(secrets - {"", "none"}, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        text = " ".join(text.split())
+        return text if len(text) <= _DETAIL else f"{text[:_DETAIL]}…"

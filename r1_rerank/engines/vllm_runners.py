@@ -1,0 +1,351 @@
+"""Whoever asks vLLM: on an event loop for its asynchronous engine, from a thread that steps a `vllm.LLM`."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import queue
+import threading
+import time
+import zlib
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+from ..errors import DeadlineError, EngineClosedError, EngineError
+from .background import BackgroundLoop, within
+from .base import Completion, GenerationRequest
+from .vllm_answers import Answering, Call
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Open = Callable[[GenerationRequest], Answering]
+"""Begins the answer to a request; raises an `EngineError` where it cannot be answered."""
+
+
+class Runner(Protocol):
+    """Answers requests with vLLM."""
+
+    def submit(self, request: GenerationRequest) -> Future[Completion]:
+        """Starts a request; cancelling the future takes it out of vLLM."""
+        ...
+
+    def blocks(self) -> bool:
+        """Whether waiting for an answer here would keep vLLM from giving it."""
+        ...
+
+    def close(self) -> None:
+        """Fails what is under way with an `EngineClosedError`."""
+        ...
+
+
+class SharedTime:
+    """Time in the engine: each stretch is shared equally among the requests that ran in it."""
+
+    def __init__(self) -> None:
+        self._active = 0
+        self._share = 0.0
+        self._last = 0.0
+
+    def enter(self) -> float:
+        """Begins a request; what it returns belongs into `leave`."""
+        self._advance()
+        self._active += 1
+        return self._share
+
+    def leave(self, entered: float) -> float:
+        """Ends a request and tells its seconds."""
+        self._advance()
+        self._active -= 1
+        return self._share - entered
+
+    def _advance(self) -> None:
+        now = time.perf_counter()
+        if self._active:
+            self._share += (now - self._last) / self._active
+        self._last = now
+
+
+class AsyncRunner:
+    """Asks an asynchronous vLLM engine, which schedules requests by itself.
+
+    Args:
+        llm: A `vllm.AsyncLLMEngine`.
+        open_answer: Begins an answer.
+        lora: A `LoRARequest`, or None.
+        loop: Where the engine runs and ends with this runner; None for an engine of the user, which stays: it is
+            asked on the loop that it uses already, or else on one of ours.
+    """
+
+    def __init__(self, llm: Any, open_answer: Open, lora: Any, loop: BackgroundLoop | None) -> None:
+        self._llm = llm
+        self._open = open_answer
+        self._lora = lora
+        self._loop = loop
+        self._owns = loop is not None
+        self._ranks = llm.vllm_config.parallel_config.data_parallel_size
+        self._numbers = itertools.count()
+        self._time = SharedTime()
+        self._tasks: set[asyncio.Task[Completion]] = set()
+        self._closed = False
+
+    def submit(self, request: GenerationRequest) -> Future[Completion]:
+        """See `Runner`."""
+        return self._start(self._answer(request))
+
+    def blocks(self) -> bool:
+        """See `Runner`."""
+        try:
+            return asyncio.get_running_loop() is self._users_loop()
+        except RuntimeError:
+            return False
+
+    def close(self) -> None:
+        """See `Runner`."""
+        try:
+            ended = self._start(self._end())
+        except EngineError:  # the user's loop has ended, and everything on it
+            return
+        if not self.blocks():
+            ended.result()
+        if self._loop is not None:
+            self._loop.close()
+
+    def _users_loop(self) -> asyncio.AbstractEventLoop | None:
+        handler = None if self._loop is not None else self._llm.output_handler
+        return None if handler is None else handler.get_loop()
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        loop = self._users_loop()
+        if loop is not None:
+            if not loop.is_running():
+                work.close()
+                raise EngineError("the event loop of your vLLM engine does not run any more")
+            return asyncio.run_coroutine_threadsafe(work, loop)
+        if self._loop is None:
+            self._loop = BackgroundLoop("r1-rerank-vllm")
+        return self._loop.submit(work)
+
+    async def _end(self) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._owns:
+            self._llm.shutdown(timeout=30)
+            self._llm = None
+
+    async def _answer(self, request: GenerationRequest) -> Completion:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        entered = self._time.enter()
+        try:
+            completion = await within(request, self._play(request))
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            completion = closed()
+        except Exception as error:
+            completion = failed(error)
+        finally:
+            seconds = self._time.leave(entered)
+            self._tasks.discard(task)
+        return timed(completion, seconds)
+
+    async def _play(self, request: GenerationRequest) -> Completion:
+        answering = self._open(request)
+        call = next(answering)
+        while True:
+            reply = await self._ask(call)
+            try:
+                call = answering.send(reply)
+            except StopIteration as stop:
+                completion: Completion = stop.value
+                return completion
+
+    async def _ask(self, call: Call) -> Any:
+        number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"
+        options = {"lora_request": self._lora}
+        if self._ranks > 1 and call.session is not None:
+            # Each rank has a prefix cache of its own.
+            options["data_parallel_rank"] = zlib.crc32(call.session.encode()) % self._ranks
+        outputs: AsyncGenerator[Any, None] = self._llm.generate(*_arguments(call), number, **options)
+        try:
+            async with aclosing(outputs):
+                return await anext(outputs)
+        except asyncio.CancelledError:
+            # vLLM aborts by itself, but not a request that it was just about to add.
+            await self._llm.abort(number)
+            raise
+
+
+@dataclass
+class _Running:
+    request: GenerationRequest
+    answering: Answering
+    future: Future[Completion]
+    deadline: float
+    entered: float
+
+
+class StepRunner:
+    """Steps a `vllm.LLM` from a thread of its own, as long as there are requests.
+
+    Args:
+        llm: The `vllm.LLM`.
+        open_answer: Begins an answer.
+        lora: A `LoRARequest`, or None.
+    """
+
+    def __init__(self, llm: Any, open_answer: Open, lora: Any) -> None:
+        self._engine = llm.llm_engine
+        self._open = open_answer
+        self._lora = lora
+        self._arrived: queue.SimpleQueue[tuple[GenerationRequest, Future[Completion], float] | None] = (
+            queue.SimpleQueue()
+        )
+        self._running: dict[str, _Running] = {}
+        self._numbers = itertools.count()
+        self._time = SharedTime()
+        self._thread = threading.Thread(target=self._work, name="r1-rerank-vllm", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: GenerationRequest) -> Future[Completion]:
+        """See `Runner`."""
+        future: Future[Completion] = Future()
+        self._arrived.put((request, future, time.monotonic()))
+        return future
+
+    def blocks(self) -> bool:
+        """See `Runner`."""
+        return False
+
+    def close(self) -> None:
+        """See `Runner`; waits for the step under way."""
+        self._arrived.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while self._take():
+            try:
+                for number in list(self._running):
+                    self._check(number)
+                if not self._running:
+                    continue
+                replies = self._engine.step()
+            except Exception as error:  # vLLM itself fails, not one request
+                logger.exception("vLLM failed with %d requests under way", len(self._running))
+                self._end(failed(error))
+                continue
+            for reply in replies:
+                if reply.request_id in self._running:
+                    self._advance(reply.request_id, reply)
+        self._end(closed())
+
+    def _take(self) -> bool:
+        """Begins what has arrived, waiting for it where nothing runs; False once the runner is closed."""
+        while True:
+            try:
+                entry = self._arrived.get(block=not self._running)
+            except queue.Empty:
+                return True
+            if entry is None:
+                return False
+            request, future, arrived = entry
+            deadline = float("inf") if request.timeout is None else arrived + request.timeout
+            try:
+                answering = self._open(request)
+                call = next(answering)
+            except Exception as error:
+                _settle(future, failed(error))
+                continue
+            running = _Running(request, answering, future, deadline, self._time.enter())
+            self._ask(running, call)
+
+    def _ask(self, running: _Running, call: Call) -> None:
+        number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"
+        self._running[number] = running
+        try:
+            self._engine.add_request(number, *_arguments(call), lora_request=self._lora)
+        except Exception as error:
+            self._finish(number, failed(error))
+
+    def _advance(self, number: str, reply: Any) -> None:
+        running = self._running[number]
+        try:
+            call = running.answering.send(reply)
+        except StopIteration as stop:
+            self._finish(number, stop.value)
+        except Exception as error:
+            self._finish(number, failed(error))
+        else:
+            del self._running[number]
+            self._ask(running, call)
+
+    def _check(self, number: str) -> None:
+        """Takes out what nobody waits for any more."""
+        running = self._running[number]
+        late = time.monotonic() > running.deadline
+        if late or running.future.cancelled():
+            self._engine.abort_request([number])
+            error = DeadlineError(f"no answer within {running.request.timeout or 0:g} s")
+            self._finish(number, Completion(error=error))
+
+    def _end(self, completion: Completion) -> None:
+        """Takes everything out with one and the same answer."""
+        numbers = list(self._running)
+        with suppress(Exception):  # nothing can be taken out of an engine that has died
+            self._engine.abort_request(numbers)
+        for number in numbers:
+            self._finish(number, completion)
+
+    def _finish(self, number: str, completion: Completion) -> None:
+        running = self._running.pop(number)
+        _settle(running.future, timed(completion, self._time.leave(running.entered)))
+
+
+def closed() -> Completion:
+    """What a closed engine answers."""
+    return Completion(error=EngineClosedError("the engine was closed; build a new one"))
+
+
+def failed(error: Exception) -> Completion:
+    """The answer to a request that failed, in our own words."""
+    return Completion(error=failure(error))
+
+
+def failure(error: Exception) -> EngineError:
+    """An error of vLLM in our own words."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, EngineDeadError):
+        return EngineError("vLLM's engine process has died (its own log says why); close this engine, build a new one")
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    return EngineError(f"{type(cause).__name__}: {cause}")
+
+
+def timed(completion: Completion, seconds: float) -> Completion:
+    """The completion with its time in the engine."""
+    return replace(completion, usage=replace(completion.usage, seconds=seconds))
+
+
+def _arguments(call: Call) -> tuple[Any, Any]:
+    """Prompt and sampling parameters as vLLM takes them."""
+    from vllm import SamplingParams, TokensPrompt
+    from vllm.sampling_params import RequestOutputKind
+
+    parameters = SamplingParams(**call.sampling, output_kind=RequestOutputKind.FINAL_ONLY)
+    return TokensPrompt(prompt_token_ids=call.tokens), parameters
+
+
+def _settle(future: Future[Completion], completion: Completion) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_result(completion)

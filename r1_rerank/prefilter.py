@@ -7,7 +7,7 @@ reranker = R1Reranker.from_pretrained(prefilter=BM25Prefilter(keep=20))
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -37,9 +37,53 @@ class Prefilter(Protocol):
         ...
 
 
+BM25_PARAMETERS = {"k1": 1.5, "b": 0.75}
+
+
+class BM25Index:
+    """BM25 with k1 = 1.5 and b = 0.75 over words, without English stop words.
+
+    Args:
+        texts: Their words give the weights; each text counts once.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        try:
+            import bm25s
+        except ImportError as error:
+            raise MissingExtraError("prefilter", "bm25s") from error
+        unique = list(dict.fromkeys(texts))
+        self._places = {text: place for place, text in enumerate(unique)}
+        self._tokenize = bm25s.tokenize
+        self._index = bm25s.BM25(**BM25_PARAMETERS)
+        words = self._words(unique) if unique else []
+        # An index without a single word cannot be built, and then nothing can match.
+        self._empty = not any(words)
+        if not self._empty:
+            self._index.index(words, show_progress=False)
+
+    def scores(self, query: str, texts: Sequence[str]) -> list[float]:
+        """Score of each text, 0 where it has no word of the query.
+
+        Raises:
+            KeyError: A text is not in the index.
+        """
+        places = [self._places[text] for text in texts]
+        words = [] if self._empty else self._words([query])[0]
+        known = [word for word in words if word in self._index.vocab_dict]
+        if not known:
+            return [0.0] * len(texts)
+        found = self._index.get_scores(known)
+        return [float(found[place]) for place in places]
+
+    def _words(self, texts: list[str]) -> list[list[str]]:
+        words: list[list[str]] = self._tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+        return words
+
+
 @dataclass(frozen=True)
 class BM25Prefilter:
-    """Words in common, weighed by BM25 (k1 = 1.5, b = 0.75) with the statistics of the list itself.
+    """Words in common, weighed by BM25 with the statistics of the list itself.
 
     Args:
         keep: How many documents go on to the ranker.
@@ -53,19 +97,8 @@ class BM25Prefilter:
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Every index of `texts` once, best first; equal scores in incoming order."""
-        try:
-            import bm25s
-        except ImportError as error:
-            raise MissingExtraError("prefilter", "bm25s") from error
-        quiet = {"show_progress": False, "return_ids": False, "stopwords": None}
-        words = bm25s.tokenize(list(texts), **quiet)
-        asked = bm25s.tokenize([query], **quiet)[0]
-        index = bm25s.BM25(k1=1.5, b=0.75)
-        if not any(words) or not asked:  # nothing to match by
-            return list(range(len(texts)))
-        index.index(words, show_progress=False)
-        scores = index.get_scores(asked)
-        return sorted(range(len(texts)), key=lambda place: -float(scores[place]))
+        scores = BM25Index(texts).scores(query, texts)
+        return sorted(range(len(texts)), key=lambda place: -scores[place])
 
 
 class EmbeddingPrefilter:

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..documents import Usage
-from ..errors import EngineError
+from ..errors import ContextOverflowError, EngineError
 from ..prompts import Message
 from ..strategies import ALPHABET
 
 CAPABILITIES = frozenset({"constrain", "logprobs", "thinking", "reuse"})
 """`constrain`: answers are decoded over the live labels only. `logprobs`: their distribution is reported.
 `thinking`: a thinking budget is kept. `reuse`: what two prompts of a session share is computed once."""
+
+
+_GREEDY = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,11 @@ class GenerationRequest:
     seed: int | None = None
     session: str | None = None
     timeout: float | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Only ever the best; so are temperatures too small to divide by."""
+        return self.temperature <= _GREEDY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,3 +153,12 @@ def missing_members(engine: object) -> list[str]:
     """What an object lacks to be an engine."""
     members = ("name", "capabilities", "generate", "agenerate", "count_tokens", "close")
     return [member for member in members if not hasattr(engine, member)]
+
+
+def require_room(prompt: int, answer: int, context: int | None) -> None:
+    """Refuses a prompt that, with its thinking and answer, is longer than the model's context."""
+    if context is not None and prompt + answer > context:
+        raise ContextOverflowError(
+            f"the prompt of {prompt} tokens, with {answer} for the answer, is longer than the model's context of "
+            f"{context}; pass fewer or shorter documents, or think less"
+        )

@@ -72,14 +72,10 @@ class Job:
 
     def completion(self, tokenizer: ChatTokenizer, seconds: float) -> Completion:
         """The answer, once it is written."""
-        thinking = tokenizer.decode(self.thinking).partition(THINK_CLOSE)[0]
-        text = render_answer(self.labels)
-        if self.request.labels is None:
-            head, closed, _ = tokenizer.decode(self.answer).partition(ANSWER_CLOSE)
-            text = (head + closed).strip()
+        free = self.request.labels is None
         return Completion(
-            text=text,
-            thinking=thinking.strip(),
+            text=tokenizer.answer_text(self.answer) if free else render_answer(self.labels),
+            thinking=tokenizer.thinking_text(self.thinking),
             label_logprobs=self.logprobs or None,
             finish_reason=self.finish_reason,
             usage=Usage(

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..documents import Usage
-from ..errors import ContextOverflowError, EngineError
+from ..errors import EngineError
 from ..prompts import (
     ANSWER_CLOSE,
     FIRST_LABEL,
@@ -26,12 +26,10 @@ from ..prompts import (
     render_answer,
 )
 from ..strategies import ALPHABET
-from .base import Completion, GenerationRequest, Probe
+from .base import Completion, GenerationRequest, Probe, require_room
 from .openai_replies import Body, estimate_tokens, first_choice, mapping, renormalise, usage_of
 from .openai_server import RefusedError, Server
 
-_GREEDY = 1e-3
-"""Temperatures up to this one only ever take the best."""
 _CACHED = 512
 """Prompts and texts whose tokens are remembered."""
 _TOP = 20
@@ -165,12 +163,7 @@ class VLLMDialect:
         constrain = live is not None
         job = _Job(request, await self._prompt(request.messages, request.thinking_budget > 0, constrain))
         answer = request.max_answer_tokens if live is None else 1 + (request.pick - 1) * (1 + len(self._between))
-        longest = len(job.tokens) + request.thinking_budget + answer
-        if self.context_tokens is not None and longest > self.context_tokens:
-            raise ContextOverflowError(
-                f"the prompt of {len(job.tokens)} tokens, with {longest - len(job.tokens)} for the answer, is longer "
-                f"than the model's context of {self.context_tokens}; pass fewer or shorter documents, or think less"
-            )
+        require_room(len(job.tokens), request.thinking_budget + answer, self.context_tokens)
         if request.thinking_budget:
             await self._think(job, constrain)
         if live is None:
@@ -273,7 +266,7 @@ class VLLMDialect:
         answer = await self._server.complete(
             {
                 "prompt": job.tokens,
-                "temperature": 0.0 if request.temperature <= _GREEDY else request.temperature,
+                "temperature": 0.0 if request.greedy else request.temperature,
                 # Against defaults that a model's generation configuration brings to the server.
                 "top_p": 1.0,
                 "top_k": 0,

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ContextOverflowError, EngineError
+from ..errors import EngineError
 from ..prompts import (
     ANSWER_CLOSE,
     FIRST_LABEL,
@@ -20,7 +20,7 @@ from ..prompts import (
     quote,
 )
 from ..strategies import ALPHABET
-from .base import GenerationRequest, Probe
+from .base import GenerationRequest, Probe, require_room
 
 
 class ChatTokenizer:
@@ -87,11 +87,7 @@ class ChatTokenizer:
         if request.thinking_budget:
             answer += request.thinking_budget + len(self.encode(close_thinking("", constrain=constrain)))
         tokens = self.prompt(request.messages, thinking=request.thinking_budget > 0, constrain=constrain)
-        if context_tokens is not None and len(tokens) + answer > context_tokens:
-            raise ContextOverflowError(
-                f"the prompt of {len(tokens)} tokens, with {answer} for the answer, is longer than "
-                f"the model's context of {context_tokens}; pass fewer or shorter documents, or think less"
-            )
+        require_room(len(tokens), answer, context_tokens)
         return tokens
 
     def encode(self, text: str) -> list[int]:

@@ -11,7 +11,6 @@ from os import PathLike
 from typing import Any
 
 from ..errors import (
-    ContextOverflowError,
     DeadlineError,
     EngineClosedError,
     EngineError,
@@ -32,10 +31,6 @@ logger = logging.getLogger(__name__)
 
 _BUCKET = 1.25
 """Rows share a batch while the longest has at most this many times the tokens of the shortest to compute."""
-
-
-_GREEDY = 1e-3
-"""Temperatures up to this one only ever take the best."""
 
 
 class TransformersEngine:
@@ -184,25 +179,9 @@ class TransformersEngine:
             return [_later(completions[number], rest) for number in range(len(requests))]
 
     def _job(self, request: GenerationRequest, cancelled: Callable[[], bool]) -> Job:
-        constrain = request.labels is not None
-        answer = request.max_answer_tokens
-        if request.labels is not None:
-            unknown = [label for label in request.labels if label not in self._chat.label_ids]
-            if unknown or not 1 <= request.pick <= len(request.labels):
-                raise EngineError(
-                    f"cannot pick {request.pick} of the labels {list(request.labels)}: "
-                    + (f"{unknown} are not one token of this model" if unknown else "there are not that many")
-                )
-            answer = 1 + (request.pick - 1) * (1 + len(self._chat.between))
-        tokens = self._chat.prompt(request.messages, thinking=request.thinking_budget > 0, constrain=constrain)
-        longest = len(tokens) + request.thinking_budget + answer
-        if self.context_tokens is not None and longest > self.context_tokens:
-            raise ContextOverflowError(
-                f"the prompt of {len(tokens)} tokens, with {longest - len(tokens)} for the answer, is longer than "
-                f"the model's context of {self.context_tokens}; pass fewer or shorter documents, or think less"
-            )
+        tokens = self._chat.checked_prompt(request, self.context_tokens)
         job = Job(request, tokens, cancelled)
-        if request.temperature > _GREEDY:
+        if not request.greedy:
             import torch
 
             job.generator = torch.Generator()

@@ -14,9 +14,6 @@ from ..prompts import ANSWER_CLOSE, THINK_CLOSE, close_thinking, render_answer
 from .base import Completion, GenerationRequest
 from .tokenization import ChatTokenizer
 
-_GREEDY = 1e-3
-"""Temperatures up to this one only ever take the best."""
-
 
 @dataclass(frozen=True)
 class Call:
@@ -124,7 +121,7 @@ class Answer:
             # A tag may be a special token of the model: hidden from the text, it would not be found there.
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
-            temperature=request.temperature if request.temperature > _GREEDY else 0.0,
+            temperature=0.0 if request.greedy else request.temperature,
             seed=request.seed,
         )
         if written.finish_reason == "length":
@@ -134,7 +131,7 @@ class Answer:
     def _pick(self, live: list[str]) -> Generator[Call, Reply, int]:
         """Picks labels, each out of those still live; returns how many the model was asked for."""
         request = self.request
-        draw = None if request.temperature <= _GREEDY else random.Random(request.seed)
+        draw = None if request.greedy else random.Random(request.seed)
         asked = 0
         while True:
             if len(live) > 1:

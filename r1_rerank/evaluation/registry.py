@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..prefilter import BM25_PARAMETERS
 from ..rows import Row
 from . import baselines
 from .baselines import ConstantLLM, Popularity, digest
@@ -180,7 +181,7 @@ class Builder:
             settings = {"kind": spec.kind, "train": digest(train)}
             return FunctionSystem(_FITTED[spec.kind](train), spec.name, settings)
         if spec.kind == "bm25":
-            return FunctionSystem(BM25.fit(rows.rows), spec.name, {"kind": "bm25", "k1": BM25.K1, "b": BM25.B})
+            return FunctionSystem(BM25.fit(rows.rows), spec.name, {"kind": "bm25", **BM25_PARAMETERS})
         if spec not in self._models:
             self._models[spec] = self._model(spec)
         return self._models[spec]

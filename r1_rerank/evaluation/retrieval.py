@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..documents import Usage
 from ..errors import InputError, MissingExtraError
+from ..prefilter import BM25Index
 from ..rows import Row
 from .systems import Outcome, Settings, check_scores
 
@@ -33,7 +34,7 @@ def query_text(row: Row) -> str:
 
 
 class BM25:
-    """BM25 with k1 = 1.5 and b = 0.75 over words; word weights come from all passages of the set.
+    """BM25 over words; word weights come from all passages of the set.
 
     Candidates without any word of the query tie at 0.
 
@@ -41,21 +42,12 @@ class BM25:
         passages: All passages of the set; each text counts once.
     """
 
-    K1, B = 1.5, 0.75
-
     def __init__(self, passages: Iterable[str]) -> None:
-        bm25s = _module("bm25s")
-        texts = list(dict.fromkeys(passages))
-        if not texts:
+        _module("bm25s")
+        self._passages = set(passages)
+        if not self._passages:
             raise InputError("passages", "is empty: BM25 needs the passages of the set")
-        self._places = {text: place for place, text in enumerate(texts)}
-        self._tokenize = bm25s.tokenize
-        self._index = bm25s.BM25(k1=self.K1, b=self.B)
-        tokens = self._words(texts)
-        # An index without a single word cannot be built, and then nothing can match.
-        self._empty = not any(tokens)
-        if not self._empty:
-            self._index.index(tokens, show_progress=False)
+        self._index = BM25Index(sorted(self._passages))
 
     @classmethod
     def fit(cls, rows: Iterable[Row]) -> BM25:
@@ -68,19 +60,10 @@ class BM25:
         Raises:
             InputError: A candidate is none of the passages.
         """
-        unknown = [candidate.id for candidate in row.candidates if candidate.text not in self._places]
+        unknown = [candidate.id for candidate in row.candidates if candidate.text not in self._passages]
         if unknown:
             raise InputError("row", f"{row.id!r} has a candidate, {unknown[0]!r}, that is none of the passages of BM25")
-        words = [] if self._empty else self._words([query_text(row)])[0]
-        known = [word for word in words if word in self._index.vocab_dict] if words else []
-        if not known:
-            return [0.0] * len(row.candidates)
-        scores = self._index.get_scores(known)
-        return [float(scores[self._places[candidate.text]]) for candidate in row.candidates]
-
-    def _words(self, texts: list[str]) -> list[list[str]]:
-        words = self._tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
-        return cast("list[list[str]]", words)
+        return self._index.scores(query_text(row), [candidate.text for candidate in row.candidates])
 
 
 class Embedding:

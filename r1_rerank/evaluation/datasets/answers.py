@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...prefilter import BM25_PARAMETERS
 from ...rows import Candidate, Row
 from .common import Dropped, import_extra, load_json, normalised, parquet_rows, shuffled, table
 from .passages import Question
@@ -111,7 +112,7 @@ def read_insuranceqa(folder: str | Path, split: str = "train", *, seed: int = 0)
     place = {id: number for number, id in enumerate(answers)}
     keys = {id: normalised(text) for id, text in answers.items()}
     # As the BM25 of the evaluation, but over whole collections: word weights come from all answers.
-    index = bm25s.BM25(k1=1.5, b=0.75)
+    index = bm25s.BM25(**BM25_PARAMETERS)
     index.index(bm25s.tokenize(list(answers.values()), show_progress=False), show_progress=False)
     words = bm25s.tokenize(list(queries.values()), show_progress=False, return_ids=False)
     for (id, entry), asked in zip(entries.items(), words, strict=True):

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-LINTED := r1_rerank integrations tests examples benchmarks
+LINTED := r1_rerank integrations training tests examples benchmarks
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false

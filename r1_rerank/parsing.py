@@ -15,6 +15,10 @@ from .prompts import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 _LABEL = re.compile(r"\[\s*([A-Za-z])\s*\]")
 _STRICT = re.compile(r"\[[A-Za-z]\](?: > \[[A-Za-z]\])*")
 _BARE = re.compile(r"\s*[A-Za-z](?:\s*[>,]\s*[A-Za-z])*\s*")
+_FORMAT = re.compile(
+    rf"{re.escape(THINK_OPEN)}.*{re.escape(THINK_CLOSE)}\s*{re.escape(ANSWER_OPEN)}.*{re.escape(ANSWER_CLOSE)}",
+    re.DOTALL,
+)
 _BLOCK = re.compile(f"{re.escape(ANSWER_OPEN)}(.*?){re.escape(ANSWER_CLOSE)}", re.DOTALL)
 
 
@@ -59,6 +63,21 @@ def parse(completion: str, live: Sequence[str], pick: int = 1) -> ParsedAnswer:
     body, tagged = _answer_body(rest, faults)
     named = _tagged_labels(body, faults) if tagged else _prose_labels(body, live, pick)
     return ParsedAnswer(_keep_live(named, live, pick, faults), thinking, tuple(faults))
+
+
+def follows_format(completion: str) -> bool:
+    """Whether it is `<think>…</think>`, then `<answer>…</answer>`, and nothing else.
+
+    >>> follows_format("<think>B is off topic.</think> <answer>[B]</answer>")
+    True
+    """
+    return _FORMAT.fullmatch(completion.strip()) is not None and set(count_tags(completion)) == {1}
+
+
+def count_tags(completion: str) -> tuple[int, int, int, int]:
+    """How often the tags that open and close thinking and answer stand in it."""
+    opening, closing, first, last = map(completion.count, (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE))
+    return opening, closing, first, last
 
 
 def _split_thinking(completion: str, faults: list[tuple[str, str]]) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""Teaches a model to rank by reinforcement learning: rewards, training data, trainers."""

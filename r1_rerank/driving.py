@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +53,7 @@ class _Pool:
         return numbered[1].done and all(query is not numbered[1] for _, query in self.active.values())
 
 
-def drive(queries: Iterator[tuple[int, Query]], engine: Engine) -> Iterator[tuple[int, Query]]:
+def drive(queries: Iterator[tuple[int, Query]], engine: Engine) -> Generator[tuple[int, Query]]:
     """Ranks many queries, each given back, with its number, as soon as it is done.
 
     Engines that schedule by themselves get the next request of a query as soon as the last one is answered. With
@@ -65,7 +64,7 @@ def drive(queries: Iterator[tuple[int, Query]], engine: Engine) -> Iterator[tupl
     return _in_step(pool, engine) if submit is None else _each_on_its_own(pool, submit)
 
 
-def _in_step(pool: _Pool, engine: Engine) -> Iterator[tuple[int, Query]]:
+def _in_step(pool: _Pool, engine: Engine) -> Generator[tuple[int, Query]]:
     while True:
         yield from pool.fill()
         if not pool.active:
@@ -79,7 +78,7 @@ def _in_step(pool: _Pool, engine: Engine) -> Iterator[tuple[int, Query]]:
             yield from pool.retire(ranking)
 
 
-def _each_on_its_own(pool: _Pool, submit: Submit) -> Iterator[tuple[int, Query]]:
+def _each_on_its_own(pool: _Pool, submit: Submit) -> Generator[tuple[int, Query]]:
     answered: SimpleQueue[Ranking] = SimpleQueue()
     under_way: dict[Ranking, Future[Completion]] = {}
     try:
@@ -111,6 +110,8 @@ def _put(answered: SimpleQueue[Ranking], ranking: Ranking, _: object) -> None:
 class RerankStream:
     """Steps of one query as they are done.
 
+    Whoever leaves early calls `aclose`, or holds the stream in `contextlib.aclosing`.
+
     Attributes:
         result: The ranking, once all steps are there.
     """
@@ -122,42 +123,40 @@ class RerankStream:
     def __aiter__(self) -> AsyncIterator[Step]:
         return self._steps
 
+    async def aclose(self) -> None:
+        """Gives up the rest; what is under way is cancelled."""
+        await self._steps.aclose()
+
+    # One generator and not two: an event loop that ends closes all at once, and neither could close the other.
     async def _play(self, prepare: Callable[[], Query], engine: Engine) -> AsyncGenerator[Step]:
         # Neither a prefilter nor counting the tokens of long documents belongs on the loop.
         query = await asyncio.to_thread(prepare)
-        async with contextlib.aclosing(_play(query, engine)) as steps:
-            async for step in steps:
-                yield step
+        tasks: dict[asyncio.Task[Completion], Ranking] = {}
+
+        async def ask(ranking: Ranking) -> None:
+            request = await asyncio.to_thread(ranking.request) if query.counts_tokens else ranking.request()
+            if request is not None:
+                tasks[asyncio.create_task(_agenerate(engine, request))] = ranking
+
+        try:
+            while started := await asyncio.to_thread(query.start):
+                for ranking in started:
+                    await ask(ranking)
+                while tasks:
+                    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        ranking = tasks.pop(task)
+                        step = ranking.receive(_outcome(task))
+                        if step is not None:
+                            yield step
+                        await ask(ranking)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         self.result = query.result()
         if self.result.error is not None:
             raise self.result.error
-
-
-async def _play(query: Query, engine: Engine) -> AsyncGenerator[Step]:
-    """Asks until a query is done; what is under way when nobody wants more is cancelled."""
-    tasks: dict[asyncio.Task[Completion], Ranking] = {}
-
-    def ask(ranking: Ranking) -> None:
-        request = ranking.request()
-        if request is not None:
-            tasks[asyncio.create_task(_agenerate(engine, request))] = ranking
-
-    try:
-        while started := await asyncio.to_thread(query.start):
-            for ranking in started:
-                ask(ranking)
-            while tasks:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    ranking = tasks.pop(task)
-                    step = ranking.receive(task.result())
-                    if step is not None:
-                        yield step
-                    ask(ranking)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _generate(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Completion]:
@@ -178,6 +177,11 @@ async def _agenerate(engine: Engine, request: GenerationRequest) -> Completion:
     except Exception as error:
         logger.exception("engine %s raised", engine.name)
         return _failed(error)
+
+
+def _outcome(task: asyncio.Task[Completion]) -> Completion:
+    """The answer; an engine that cancels its own request, such as by ending its loop, does not cancel the caller."""
+    return _failed(EngineError("the engine gave the request up")) if task.cancelled() else task.result()
 
 
 def _submit(submit: Submit, request: GenerationRequest) -> Future[Completion]:

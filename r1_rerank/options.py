@@ -78,6 +78,8 @@ class RankingOptions:
         if self.prefilter is not None and not isinstance(self.prefilter, Prefilter):
             kind = type(self.prefilter).__name__
             raise InputTypeError("prefilter", f"expected an object with name, keep and order, got {kind}")
+        if self.prefilter is not None:
+            require_whole("prefilter.keep", self.prefilter.keep, least=2)
 
 
 @dataclass(frozen=True, kw_only=True)

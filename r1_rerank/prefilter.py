@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .errors import InputError, InputTypeError, MissingExtraError
+from .errors import CheckpointError, InputError, InputTypeError, MissingExtraError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -48,10 +48,7 @@ class BM25Index:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        try:
-            import bm25s
-        except ImportError as error:
-            raise MissingExtraError("prefilter", "bm25s") from error
+        bm25s = _import_bm25s()
         unique = list(dict.fromkeys(texts))
         self._places = {text: place for place, text in enumerate(unique)}
         self._tokenize = bm25s.tokenize
@@ -94,6 +91,7 @@ class BM25Prefilter:
 
     def __post_init__(self) -> None:
         _check_keep(self.keep)
+        _import_bm25s()  # what is missing shall be known before a model is loaded
 
     def order(self, query: str, texts: Sequence[str]) -> list[int]:
         """Every index of `texts` once, best first; equal scores in incoming order."""
@@ -105,9 +103,13 @@ class EmbeddingPrefilter:
     """Cosine similarity of sentence-transformers embeddings.
 
     Args:
-        model: A `SentenceTransformer`, or its name or folder, loaded at once.
+        model: A `SentenceTransformer`, or its name or folder, loaded at once, from safetensors.
         keep: How many documents go on to the ranker.
         batch_size: Texts embedded together.
+
+    Raises:
+        CheckpointError: The model cannot be loaded.
+        MissingExtraError: `sentence-transformers` is not installed.
     """
 
     def __init__(
@@ -119,7 +121,11 @@ class EmbeddingPrefilter:
         except ImportError as error:
             raise MissingExtraError("prefilter", "sentence-transformers") from error
         if isinstance(model, str | PathLike):
-            model = SentenceTransformer(fspath(model))
+            name = fspath(model)
+            try:
+                model = SentenceTransformer(name, model_kwargs={"use_safetensors": True})
+            except Exception as error:
+                raise CheckpointError(f"embedding model {name!r} cannot be loaded: {error}") from error
         if not isinstance(model, SentenceTransformer):
             raise InputTypeError("model", f"expected a SentenceTransformer or its name, got {type(model).__name__}")
         self.name = "embedding"
@@ -134,6 +140,14 @@ class EmbeddingPrefilter:
         )
         scores = vectors[1:] @ vectors[0]
         return sorted(range(len(texts)), key=lambda place: -float(scores[place]))
+
+
+def _import_bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError as error:
+        raise MissingExtraError("prefilter", "bm25s") from error
+    return bm25s
 
 
 def _check_keep(keep: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import operator
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +11,13 @@ from dataclasses import replace
 from .budget import NO_LIMIT, Ledger
 from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind, Status, Usage
 from .engines.base import Engine
+from .errors import R1RerankError
 from .options import Cut, RankingOptions
 from .ranking import Outcome, Ranking
 from .tasks import Task
 from .voting import stability, vote
+
+logger = logging.getLogger(__name__)
 
 _WORST_FIRST: tuple[Status, ...] = ("fallback", "partial", "repaired", "ok")
 
@@ -51,6 +56,11 @@ class Query:
     def done(self) -> bool:
         """Nothing is left to ask, and no pass is left to start."""
         return self._passes_left() == 0 and all(ranking.done for ranking in self._rankings)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """The tokens of each request are counted, which can take the engine a while."""
+        return self._cut.budget.tokens is not None
 
     def start(self) -> list[Ranking]:
         """Passes that can begin now; ask again when one is done."""
@@ -130,11 +140,16 @@ class Query:
         if self._options.passes == 1:
             return list(zip(first.order, first.scores, strict=True)), first.score_kind, first.status, None
         voters = [outcome for outcome in outcomes if outcome.status in ("ok", "repaired")]
-        orders = [outcome.order for outcome in voters or [first]]
-        status = min((outcome.status for outcome in voters or [first]), key=_WORST_FIRST.index)
+        # Where none finished, one that was cut off is better than nothing.
+        counted = voters or [next((outcome for outcome in outcomes if outcome.status == "partial"), first)]
+        orders = [outcome.order for outcome in counted]
+        status = min((outcome.status for outcome in counted), key=_WORST_FIRST.index)
         if voters and len(voters) < self._options.passes:
             status = "partial"
-        return vote(orders, self._options.fusion), "vote", status, stability(orders)
+        # Where votes are equal, the order of the stage before decides.
+        incoming = {document: place for place, document in enumerate(self._head)}
+        places = sorted(vote(orders, self._options.fusion), key=lambda hit: (-hit[1], incoming[hit[0]]))
+        return places, "vote", status, stability(orders)
 
     def _prefilter(self, keep: int) -> None:
         prefilter = self._options.prefilter
@@ -142,10 +157,20 @@ class Query:
         if len(self._documents) <= keep:
             return
         texts = [self._task.candidate_text(document) for document in self._documents]
-        order = list(prefilter.order(str(self._task), texts))
+        problem = f"gave no order of the {len(texts)} documents"
+        try:
+            # Indices of numpy would go on into results, which JSON does not take.
+            order = [operator.index(place) for place in prefilter.order(str(self._task), texts)]
+        except R1RerankError:
+            raise
+        except Exception as error:  # it costs its query, not the whole batch
+            logger.exception("prefilter %s raised", prefilter.name)
+            order, problem = [], f"failed with {type(error).__name__}: {error}"
         if sorted(order) != list(range(len(texts))):
-            detail = f"{prefilter.name} gave no order of the {len(texts)} documents: all of them are ranked"
-            self._notes = (*self._notes, Fault(None, "bad_prefilter", detail))
+            self._notes = (
+                *self._notes,
+                Fault(None, "bad_prefilter", f"{prefilter.name} {problem}; all documents are ranked"),
+            )
             return
         self._head, self._tail = order[:keep], order[keep:]
         detail = f"{prefilter.name} handed {keep} of {len(order)} documents on; the others follow in its order"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -94,7 +95,11 @@ class R1Reranker:
         if isinstance(engine, str):
             raise InputTypeError("engine", "expected an engine object, got a str; from_pretrained builds one by name")
         if missing := missing_members(engine):
-            raise InputTypeError("engine", f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)}")
+            raise InputTypeError(
+                "engine",
+                f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)}; "
+                "wrap a model in TransformersEngine, VLLMEngine or OpenAIEngine",
+            )
         if isinstance(engine.capabilities, str) or not set(engine.capabilities) <= CAPABILITIES:
             raise InputError("engine", f"its capabilities are not a set of {', '.join(sorted(CAPABILITIES))}")
         self.engine = engine
@@ -148,6 +153,10 @@ class R1Reranker:
             CheckpointError: Weights, adapter or card that cannot be used.
             MissingExtraError: The engine's extra is not installed.
         """
+        if not isinstance(engine, str):
+            raise InputTypeError("engine", "expected a name; for an engine object: R1Reranker(engine)")
+        if "adapter" in engine_options:
+            raise InputError("adapter", "pass the adapter's folder as the model: its card names the base")
         if engine not in ENGINES:
             raise InputError("engine", f"{engine!r} is not one of {', '.join(ENGINES)}")
         if model is not None and not isinstance(model, str | PathLike):
@@ -334,8 +343,9 @@ class R1Reranker:
             (number, Query(task, documents, self._options, self.engine, cut))
             for number, (task, documents) in enumerate(rows)
         )
-        for number, query in drive(queries, self.engine):
-            yield number, query.result()
+        with contextlib.closing(drive(queries, self.engine)) as driven:  # left early: nothing stays under way
+            for number, query in driven:
+                yield number, query.result()
 
     def _cut(self, top_k: int | None, score_threshold: float | None, budget: Budget | None) -> Cut:
         options = self._options

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -29,16 +30,15 @@ def vote(orders: Sequence[Sequence[int]], fusion: Fusion = "borda") -> list[tupl
     [(1, 0.8333333333333334), (0, 0.6666666666666666), (2, 0.0)]
     """
     count = len(orders[0])
-    if fusion == "borda":
-        votes = [(count - rank) / (count - 1) for rank in range(1, count + 1)]
-    else:
-        votes = [(_RRF_K + 1) / (_RRF_K + rank) for rank in range(1, count + 1)]
-    shares: dict[int, list[float]] = {document: [] for document in sorted(orders[0])}
+    # Borda in whole numbers: rounded shares of documents with equal votes would differ in the last place.
+    votes = [float(count - rank) if fusion == "borda" else 1 / (_RRF_K + rank) for rank in range(1, count + 1)]
+    received: dict[int, list[float]] = {document: [] for document in sorted(orders[0])}
     for order in orders:
         for document, share in zip(order, votes, strict=True):
-            shares[document].append(share)
-    means = {document: statistics.fmean(found) for document, found in shares.items()}
-    return sorted(means.items(), key=lambda item: -item[1])
+            received[document].append(share)
+    most = votes[0] * len(orders)
+    shares = {document: math.fsum(found) / most for document, found in received.items()}
+    return sorted(shares.items(), key=lambda hit: -hit[1])
 
 
 def stability(orders: Sequence[Sequence[int]]) -> float | None:

@@ -63,6 +63,9 @@ def test_equal_rewards_go_to_the_cheaper_llm(tmp_path):
     [
         ({"test": {"not": "a list"}}, r"test\.json"),
         ({"test": [{"question": "no scores"}]}, "row 0"),
+        ({"test": [{"question": "no scores by name", "scores": [1.0]}]}, "row 0"),
+        ({"default_llm": {"small": {"output_price": 0.1}, "large": PROFILES["large"]}}, "'small' has no feature"),
+        ({"default_llm": {"small": {"feature": "x"}, "large": PROFILES["large"]}}, "small, output_price: None is not"),
         ({"test": [{"question": "Q", "scores": {"stranger": 1.0, "small": 0.0}}]}, "stranger"),
     ],
 )

@@ -23,6 +23,7 @@ from r1_rerank.evaluation.datasets import (
     read_insuranceqa,
     read_llmjudge,
     read_msmarco,
+    read_qrels,
     read_squad,
     read_trec,
     read_wikiqa,
@@ -258,6 +259,54 @@ def test_an_unknown_document_is_refused_or_counted(tmp_path):
     }
     with pytest.raises(InputError, match="unknown: 'ignore'"):
         list(read_beir(folder, unknown="ignore"))
+
+
+def test_a_document_with_the_text_of_another_is_counted(tmp_path):
+    folder = beir(tmp_path, ("q1\td1\t2", "q1\td2\t0", "q1\td4\t1"))
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "d4", "title": "", "text": "ice  FLOATS."}) + "\n")
+    dropped = Dropped()
+    (row,) = read_beir(folder, dropped=dropped)
+    assert [candidate.id for candidate in row.candidates] == ["d1", "d2"]
+    assert dropped.counts == {"a candidate with the text of an earlier one": 1}
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path):
+    folder = beir(tmp_path)
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "d2", "text": "Something else."}) + "\n")
+    with pytest.raises(DataError, match=r"corpus\.jsonl, line 4: the id 'd2' stands twice"):
+        list(read_beir(folder))
+
+
+def test_ids_with_percent_signs_are_taken_as_they_stand(tmp_path):
+    folder = beir(tmp_path, ("q1\tMillionaire%3F\t1", "q1\td2\t0"))
+    with (folder / "corpus.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"_id": "Millionaire%3F", "title": "", "text": "A quiz."}) + "\n")
+    run = write(tmp_path / "run.txt", "q1 Q0 Millionaire%3F 1 9.5 bm25", "q1 Q0 d2 2 8.0 bm25")
+    (row,) = read_beir(folder, run=run)
+    assert [candidate.id for candidate in row.candidates] == ["Millionaire%3F", "d2"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (("q1 0 d1 2", "q1 0 7"), r"line 2: 3 fields, where the lines before have 4 \(truncated"),
+        (("q1 0 d1 nan",), "line 1: grade: 'nan' is not a finite number"),
+        (("q1 0",), "line 1: 2 fields"),
+    ],
+)
+def test_judgments_that_are_cut_off_or_no_numbers_are_named(tmp_path, lines, message):
+    with pytest.raises(DataError, match=message):
+        read_qrels(write(tmp_path / "qrels", *lines))
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    packed = bytearray(gzip.compress(json.dumps({"a": list(range(500))}).encode()))
+    packed[40:60] = bytes(20)
+    (tmp_path / "pairs.jsonl.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"pairs\.jsonl\.gz: cannot be read"):
+        read_llmjudge(tmp_path / "pairs.jsonl.gz")
 
 
 def test_novel_eval_files_are_read_as_a_trec_collection(tmp_path):

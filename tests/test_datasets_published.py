@@ -18,6 +18,7 @@ from r1_rerank.evaluation.datasets import (
     LeakFilter,
     elimination_cases,
     first_window,
+    read_msmarco,
     read_ranking_bench,
     read_routerbench,
 )
@@ -99,6 +100,7 @@ def test_what_cannot_be_understood_is_counted(tmp_path):
         movie | {"problem": "Which one?"},
         passage | {"candidates": ["In Assam."]},
         movie | {"task_name": "Chess-1"},
+        RECORDS[2] | {"task_name": "Router-Speed"},
         movie | {"candidates": None},
     ]
     dropped = Dropped()
@@ -106,7 +108,7 @@ def test_what_cannot_be_understood_is_counted(tmp_path):
     assert dropped.counts == {
         "the answer is not exactly one of the candidates": 2,
         "a prompt of another wording": 2,
-        "an unknown task_name": 1,
+        "an unknown task_name": 2,
         "a prompt or candidates that are no text": 1,
     }
     with pytest.raises(DataError, match="row 0 lacks gt"):
@@ -121,6 +123,25 @@ def test_without_the_hub_the_error_says_what_to_pass(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(DataError, match=r"ulab-ai/Ranking-bench: .*pass a folder or a \.parquet or \.jsonl file"):
         list(read_ranking_bench())
+    with pytest.raises(DataError, match=r"microsoft/ms_marco: .*pass a folder with test\*\.parquet, or such a file"):
+        list(read_msmarco("microsoft/ms_marco", 5))
+
+
+def test_the_hub_gives_the_same_rows_as_its_files(monkeypatch):
+    import datasets
+
+    passages = {"is_selected": [0, 1, 0], "passage_text": ["Ice.", "Assam.", "Cats."]}
+    stored = datasets.Dataset.from_list([{"query": "where is tea grown", "query_id": 7, "passages": passages}])
+    asked = []
+
+    def load(name: str, config: str, *, split: str, streaming: bool):
+        asked.append((name, config, split))
+        return stored.to_iterable_dataset() if streaming else stored
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (row,) = read_msmarco("microsoft/ms_marco", 3, "train")
+    assert asked == [("microsoft/ms_marco", "v1.1", "train")]
+    assert (row.id, positive(row), row.split) == ("msmarco-train-7", "Assam.", "train")
 
 
 # RouterBench: what a response scored and cost

@@ -57,6 +57,11 @@ def test_a_line_may_hold_a_whole_history(tmp_path):
     ("inter", "item", "named"),
     [
         (("user_id:token\tthing:token", "u\t1"), ITEMS, r"x\.inter, line 1: the header lacks item_id"),
+        (
+            ("user_id:token\titem_id:token\ttimestamp:float", "u\t1\t5", "u\t2\t"),
+            ITEMS,
+            r"x\.inter, line 3: timestamp: '' is not a finite number",
+        ),
         (("user_id:token\titem_id:token", "u"), ITEMS, r"x\.inter, line 2: 1 cells for 2 columns"),
         (("user_id:token\titem_id:token", "u\t1"), ("item_id:token\tname:token", "1\tx"), "ends in title"),
         (("user_id:token\titem_id:token", "u\t1"), (*ITEMS, "1\tAgain\t1"), "line 5: the item '1' stands twice"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -134,6 +135,81 @@ def test_without_a_deadline_the_engine_hears_of_none() -> None:
     engine = ScriptedEngine(smallest)
     R1Reranker(engine, thinking=0).rerank(QUERY, numbers(3))
     assert [request.timeout for request in engine.requests] == [None, None]
+
+
+# On an event loop
+
+
+class WaitingEngine(ScriptedEngine):
+    """Answers three requests at once; with the others it waits until they are cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__(smallest)
+        self.asked = self.given_up = 0
+
+    async def agenerate(self, request: GenerationRequest) -> Completion:
+        self.asked += 1
+        if self.asked > 3:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.given_up += 1
+                raise
+        return await super().agenerate(request)
+
+
+async def test_a_stream_that_is_left_early_leaves_nothing_behind() -> None:
+    engine = WaitingEngine()
+    stream = R1Reranker(engine, thinking=0, passes=2).astream(QUERY, numbers(6))
+    async for _ in stream:
+        if engine.asked > 3:
+            break
+    assert len(asyncio.all_tasks()) > 1
+    await stream.aclose()
+    assert engine.given_up == engine.asked - 3
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert stream.result is None
+
+
+def test_a_loop_that_ends_closes_a_stream_without_complaint(caplog: pytest.LogCaptureFixture) -> None:
+    engine = WaitingEngine()
+    stream = R1Reranker(engine, thinking=0, passes=2).astream(QUERY, numbers(6))
+
+    async def leave() -> None:
+        async for _ in stream:
+            if engine.asked > 3:
+                break
+
+    asyncio.run(leave())
+    assert engine.given_up > 0
+    assert caplog.messages == []
+
+
+async def test_an_engine_that_cancels_its_own_request_does_not_cancel_the_caller() -> None:
+    class Ending(ScriptedEngine):
+        async def agenerate(self, request: GenerationRequest) -> Completion:
+            lost: Future[Completion] = Future()
+            lost.cancel()
+            return await asyncio.wrap_future(lost)
+
+    result = await R1Reranker(Ending(smallest), thinking=0).arerank(QUERY, numbers(4))
+    assert (result.status, [hit.text for hit in result]) == ("fallback", numbers(4))
+    assert [fault.kind for fault in result.faults] == ["engine"]
+
+
+async def test_tokens_are_not_counted_on_the_loop() -> None:
+    threads = set()
+
+    class Counting(ScriptedEngine):
+        def count_tokens(self, messages: Any) -> int:
+            threads.add(threading.current_thread())
+            return super().count_tokens(messages)
+
+    ranker = R1Reranker(Counting(smallest, context_tokens=10_000), thinking=0, budget=Budget(tokens=100_000))
+    threads.clear()
+    assert (await ranker.arerank(QUERY, numbers(4))).status == "ok"
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 @pytest.mark.model

@@ -126,6 +126,26 @@ def test_votes_can_be_held_against_a_threshold() -> None:
     assert texts(result) == ["4", "3", "2"]
 
 
+def test_equal_votes_leave_the_order_of_the_stage_before() -> None:
+    class Backwards:
+        name = "backwards"
+        keep = 4
+
+        def order(self, query: str, texts: Sequence[str]) -> list[int]:
+            return [4, 3, 2, 1, 0]
+
+    flip = itertools.cycle([1, -1])
+
+    def cannot_decide(request: GenerationRequest) -> str:
+        found = shown(request)
+        return answer(sorted(found, key=lambda label: int(found[label]))[:: next(flip)])
+
+    ranker = reranker(cannot_decide, strategy="dranker", passes=2, prefilter=Backwards())
+    result = ranker.rerank(QUERY, NUMBERS)
+    assert [hit.index for hit in result] == [4, 3, 2, 1, 0]
+    assert (result.stability, [hit.score for hit in result]) == (-1.0, [0.5] * 4 + [0.0])
+
+
 # How it could break
 
 
@@ -164,6 +184,17 @@ def test_useless_answers_keep_the_incoming_order() -> None:
     assert (result.status, texts(result), result.malformed) == ("fallback", NUMBERS, 12)
 
 
+def test_a_pass_that_was_cut_off_counts_where_none_finished() -> None:
+    asked = itertools.count(1)
+
+    def script(request: GenerationRequest) -> str:
+        return "I cannot tell." if next(asked) <= 4 else knows(request)
+
+    result = reranker(script, passes=2, budget=Budget(calls=6)).rerank(QUERY, NUMBERS)
+    assert (result.status, texts(result)[-2:]) == ("partial", ["1", "0"])
+    assert result.stability is None
+
+
 def test_an_engine_fault_is_raised_where_wanted() -> None:
     with pytest.raises(EngineError, match="lost"):
         reranker(lambda _: EngineError("lost"), on_error="raise").rerank(QUERY, NUMBERS)
@@ -191,6 +222,12 @@ def test_a_vote_is_an_order_with_falling_scores(orders: list[list[int]], fusion:
 def test_one_ranking_elects_itself(order: list[int], fusion: Any) -> None:
     assert [document for document, _ in vote([order], fusion)] == order
     assert vote([order], fusion)[0][1] == 1.0
+
+
+@given(st.lists(st.permutations(range(8)), min_size=1, max_size=6))
+def test_equal_votes_are_equal_to_the_last_digit(orders: list[list[int]]) -> None:
+    places = {document: sum(order.index(document) for order in orders) for document in range(8)}
+    assert [document for document, _ in vote(orders)] == sorted(places, key=lambda document: places[document])
 
 
 def test_rrf_lets_high_places_count_more() -> None:

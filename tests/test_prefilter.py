@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from r1_rerank import Document, R1Reranker, Recommendation, ScriptedEngine
-from r1_rerank.errors import InputError, InputTypeError
+from r1_rerank.errors import CheckpointError, InputError, InputTypeError, MissingExtraError
 from r1_rerank.prefilter import BM25Prefilter, EmbeddingPrefilter
 
 QUERY = "spring tide at the full moon"
@@ -110,6 +113,11 @@ def test_embeddings_order_by_meaning() -> None:
 # How it could break
 
 
+def test_an_embedding_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"embedding model '{tmp_path}' cannot be loaded"):
+        EmbeddingPrefilter(tmp_path)
+
+
 def test_no_embedding_model() -> None:
     with pytest.raises(InputTypeError, match="model: expected a SentenceTransformer"):
         EmbeddingPrefilter(3)  # type: ignore[arg-type]
@@ -139,3 +147,40 @@ def test_a_prefilter_that_loses_documents_is_not_trusted(order: list[int]) -> No
     result = reranker(prefilter=Careless()).rerank(QUERY, TEXTS)
     assert sorted(hit.index for hit in result) == list(range(len(TEXTS)))
     assert [fault.kind for fault in result.faults] == ["bad_prefilter"]
+
+
+@pytest.mark.parametrize(
+    "order", [lambda: 1 / 0, lambda: None, lambda: ["a", "b", "c", "d", "e", "f"], lambda: [0.5] * 6]
+)
+def test_a_prefilter_that_fails_costs_only_its_query(order: Callable[[], Any]) -> None:
+    class Failing:
+        name = "failing"
+        keep = 3
+
+        def order(self, query: str, texts: Sequence[str]) -> Any:
+            return order() if query == "bad" else range(len(texts))
+
+    results = reranker(prefilter=Failing()).rerank_batch(["bad", QUERY], [TEXTS, TEXTS])
+    assert [len(result) for result in results] == [6, 6]
+    assert [[fault.kind for fault in result.faults] for result in results] == [["bad_prefilter"], ["prefilter"]]
+    assert "failing failed with" in results[0].faults[0].detail
+
+
+def test_a_prefilter_that_orders_with_numpy() -> None:
+    import numpy
+
+    class Argsort:
+        name = "argsort"
+        keep = 3
+
+        def order(self, query: str, texts: Sequence[str]) -> Any:
+            return numpy.argsort([-len(text) for text in texts])
+
+    result = reranker(prefilter=Argsort()).rerank(QUERY, TEXTS)
+    assert json.loads(json.dumps(result.to_dict(trace=True)))["results"][0]["index"] == 1
+
+
+def test_without_bm25_the_extra_is_named_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(MissingExtraError, match=r"r1-rerank\[prefilter\]"):
+        BM25Prefilter()

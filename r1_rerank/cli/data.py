@@ -74,10 +74,10 @@ def schema() -> None:
 @data.command()
 def check(file: Annotated[Path, ROWS]) -> None:
     """Read every row of a file and count what is in it; exit code 1 at the first bad line."""
-    from ..evaluation.datasets.checking import check_rows
+    from ..evaluation.datasets.checking import check_file
 
     try:
-        found = check_rows(file)
+        found = check_file(file)
     except DataError as error:
         print_error(str(error))
         raise typer.Exit(FAILED) from error

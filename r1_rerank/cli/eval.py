@@ -9,7 +9,8 @@ import typer
 
 from ..budget import Budget
 from ..errors import InputError
-from .eval_run import Evaluation, Plan
+from .eval_plan import Plan
+from .eval_run import Evaluation
 from .model_options import (
     BatchSize,
     Device,

@@ -1,105 +1,35 @@
-"""An evaluation from the command line: what is checked before a model runs, what goes to files, what is printed."""
+"""An evaluation from the command line: checked before a model runs, then measured, written and printed."""
 
 from __future__ import annotations
 
 import json
-import re
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from .. import __version__
 from ..errors import InputError, MissingExtraError
+from ..evaluation.datasets.common import Dropped
+from ..evaluation.datasets.leaks import LeakFilter
 from ..evaluation.evaluator import RerankingEvaluator
 from ..evaluation.measures import DEFAULT_METRICS, check_metrics
-from ..evaluation.protocols import protocol as protocol_of
 from ..evaluation.records import EvaluationRun, Record, read_records
 from ..evaluation.reference import PAPER_TASKS
-from ..evaluation.registry import BASELINES, Builder, Spec
+from ..evaluation.registry import Builder, Spec
 from ..evaluation.report import build_report
-from ..evaluation.report_text import metric_title
 from ..evaluation.rowsets import BadRows, RowSet, find_tasks, read_task
 from ..evaluation.systems import System
 from ..evaluation.trec import write_qrels, write_run
 from ..rows import Row, read_rows
 from .console import FAILED, note
 from .eval_models import llm_of
+from .eval_plan import Plan, slug
+from .eval_progress import progress
 from .model_options import ModelOptions
 from .resume import drop_lines, is_empty, read_finished, write_settings
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Which systems are measured on which tasks.
-
-    Args:
-        systems: In the order of the tables.
-        implied: Names of those that nobody asked for: they are left out where they cannot be had.
-        tasks: Names of the tasks; empty: all that are there.
-        pairs: Systems to be compared with each other.
-        against: The system that the others are compared with; None: a baseline.
-        notes: Sentences for the report.
-    """
-
-    systems: tuple[Spec, ...]
-    implied: frozenset[str] = frozenset()
-    tasks: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    against: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def checked(
-        cls,
-        names: Sequence[str],
-        protocol: str | None,
-        *,
-        model: str | None,
-        checkpoints: Path | None,
-        think: int | None,
-        baselines: bool,
-        against: str | None,
-    ) -> Plan:
-        """Reads the names of systems.
-
-        Raises:
-            InputError: An unknown one, or two of one name; a protocol that cannot run.
-        """
-        asked = [Spec.parse(name) for name in names]
-        tasks: tuple[str, ...] = ()
-        pairs: tuple[tuple[str, str], ...] = ()
-        notes: tuple[str, ...] = ()
-        if protocol is not None:
-            found = protocol_of(protocol, model=model, checkpoints=checkpoints, think=think)
-            asked += found.systems
-            tasks, pairs, notes = found.tasks, found.pairs, (f"Protocol {protocol}: {found.note}",)
-        elif not asked:
-            asked = [Spec.parse("model")]
-        named = {spec.name for spec in asked}
-        implied = [Spec.parse(name) for name in BASELINES if baselines and name not in named]
-        systems = [*implied, *asked]
-        seen: dict[tuple[str, tuple[str, ...]], Spec] = {}
-        for spec in systems:
-            if seen.setdefault((_slug(spec.name), spec.tasks), spec) is not spec:
-                raise InputError("system", f"{spec.name!r} stands twice; give one of them another name: …,name=OTHER")
-        if against is not None and against not in {spec.name for spec in systems}:
-            raise InputError("against", f"{against!r} is none of {', '.join(spec.name for spec in systems)}")
-        return cls(
-            systems=tuple(systems),
-            implied=frozenset(spec.name for spec in implied),
-            tasks=tasks,
-            pairs=pairs,
-            against=against,
-            notes=notes,
-        )
+from .stdout import write_json, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +95,13 @@ class Evaluation:
         for rows in sets.values():
             for reason, count in rows.dropped.items():
                 note(f"{rows.name}: {count} rows left out: {reason}")
+        notes = [*self.plan.notes, f"r1-rerank {__version__}, seed {self.seed}, rows of {source}"]
         builder = Builder(
             llm=lambda spec: llm_of(self.options, spec),
-            train=_training(paths, train),
+            train=_training(paths, train, self.bad_rows, notes),
             bad_rows=self.bad_rows,
             device=None if self.device == "auto" else self.device,
         )
-        notes = [*self.plan.notes, f"r1-rerank {__version__}, seed {self.seed}, rows of {source}"]
         jobs = self._jobs(builder, sets, metrics, notes)
         if self.out is not None:
             self._write_judgments(sets)
@@ -192,9 +122,10 @@ class Evaluation:
         if self.out is not None:
             report.write(self.out)
             note(f"results and reports are in {self.out}")
-        text = json.dumps(report.to_dict(), ensure_ascii=False, indent=2) if self.json else report.overview()
-        sys.stdout.buffer.write(f"{text.rstrip()}\n".encode())
-        sys.stdout.buffer.flush()
+        if self.json:
+            write_json(report.to_dict(), indent=2)
+        else:
+            write_text(report.overview())
         if failed := sum(run.failed for run in runs):
             note(f"{failed} rows failed and are in no mean; the same command with --resume tries them again")
             raise typer.Exit(FAILED)
@@ -217,9 +148,11 @@ class Evaluation:
     ) -> list[_Job]:
         """Everything to be done, checked as far as it can be without running a model."""
         jobs = []
+        # A protocol may split a system by task: one of its parts is enough.
+        fitting = {spec.name for spec in self.plan.systems if any(spec.unfit(rows) is None for rows in sets.values())}
         for spec in self.plan.systems:
             reasons = {name: spec.unfit(rows) for name, rows in sets.items()}
-            if all(reasons.values()) and spec.name not in self.plan.implied:
+            if all(reasons.values()) and spec.name not in {*self.plan.implied, *fitting}:
                 raise InputError("system", f"{spec.name} {next(iter(reasons.values()))}; there is no such task")
             for name, rows in sets.items():
                 if reasons[name] is not None:
@@ -240,13 +173,17 @@ class Evaluation:
                     seed=self.seed,
                 )
                 jobs.append(self._job(spec, built.system, evaluator))
+        if not jobs:
+            raise InputError("system", "nothing can be measured on these tasks; name a system, or another task")
+        if self.plan.against is not None and all(job.spec.name != self.plan.against for job in jobs):
+            raise InputError("against", f"{self.plan.against} cannot be measured on any of these tasks; name another")
         return jobs
 
     def _job(self, spec: Spec, system: System, evaluator: RerankingEvaluator) -> _Job:
         settings = {"version": __version__, **evaluator.settings(system)}
         if self.out is None:
             return _Job(spec=spec, system=system, evaluator=evaluator, path=None, settings=settings)
-        path = self.out / evaluator.name / f"{_slug(spec.name)}.jsonl"
+        path = self.out / evaluator.name / f"{slug(spec.name)}.jsonl"
         if not self.resume and not is_empty(path):
             raise InputError("out", f"{path} is not empty; pass --resume to go on with it, or another folder")
         # As JSON gives it back, or a tuple would not equal the list that it became.
@@ -269,7 +206,7 @@ class Evaluation:
 
     def _measure(self, job: _Job, metric: str) -> EvaluationRun:
         evaluator = job.evaluator
-        with _progress(f"{job.spec.name} on {evaluator.name}", metric, evaluator.count()) as advance:
+        with progress(f"{job.spec.name} on {evaluator.name}", metric, evaluator.count()) as advance:
             for record in job.done:
                 advance(record)
             if job.path is None:
@@ -304,9 +241,11 @@ class Evaluation:
             write_qrels(folder / "qrels.txt", rows.rows)
 
 
-def _training(paths: dict[str, Path], train: Path | None) -> Callable[[RowSet], Sequence[Row]]:
-    """Finds the training rows of a task, and keeps them for the next system."""
-    kept: dict[Path, list[Row]] = {}
+def _training(
+    paths: dict[str, Path], train: Path | None, bad_rows: BadRows, notes: list[str]
+) -> Callable[[RowSet], Sequence[Row]]:
+    """Finds the training rows of a task without those that leak, and keeps them for the next system."""
+    kept: dict[str, list[Row]] = {}
 
     def find(rows: RowSet) -> Sequence[Row]:
         path = train or paths[rows.name].with_name("train.jsonl")
@@ -314,44 +253,21 @@ def _training(paths: dict[str, Path], train: Path | None) -> Callable[[RowSet], 
             raise InputError("train", f"{path} holds the rows that are measured; pass others with --train FILE")
         if not path.is_file():
             raise InputError("train", f"{path} does not exist; pass training rows with --train FILE")
-        if path not in kept:
-            kept[path] = list(read_rows(path))
-        return kept[path]
+        if rows.name not in kept:
+            kept[rows.name] = clean(path, rows)
+        return kept[rows.name]
+
+    def clean(path: Path, rows: RowSet) -> list[Row]:
+        dropped = Dropped()
+        found = list(LeakFilter(rows.rows, dropped=dropped)(read_rows(path)))
+        if not dropped.counts:
+            return found
+        counted = "; ".join(f"{count} rows left out: {reason}" for reason, count in dropped.counts.items())
+        if bad_rows == "refuse":
+            detail = f"{path} leaks ({counted}); mend it, or leave them out with --bad-rows skip"
+            raise InputError("train", detail)
+        notes.append(f"Training rows of {rows.name}: {counted}.")
+        note(notes[-1])
+        return found
 
     return find
-
-
-@contextmanager
-def _progress(title: str, metric: str, count: int) -> Iterator[Callable[[Record], None]]:
-    """A bar with the mean so far on a terminal, one line at the end elsewhere."""
-    total, ranked, seconds = 0.0, 0, 0.0
-    bar: Progress | None = None
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
-        bar.add_task(title, total=count)
-
-    def mean() -> str:
-        return f"{title}: {metric_title(metric)} {total / ranked:.3f}" if ranked else title
-
-    def advance(record: Record) -> None:
-        nonlocal total, ranked, seconds
-        seconds += record.usage.seconds
-        if metric in record.metrics and not record.shuffle:
-            total, ranked = total + record.metrics[metric], ranked + 1
-        if bar is not None:
-            bar.update(bar.task_ids[0], advance=1, description=mean())
-
-    if bar is None:
-        yield advance
-        note(f"{mean()} ({ranked} rows, {seconds:.1f} s)")
-        return
-    with bar:
-        yield advance
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", name).strip("-.") or "system"

@@ -119,8 +119,8 @@ class ModelOptions:
         }
 
 
-_NO_MATTER = ("batch_size", "cache_gib", "concurrency", "api_key")
-"""Engine options that leave results as they are, or that no file should hold."""
+_NO_MATTER = ("api_key", "base_url", "batch_size", "cache_gib", "concurrency", "hf_token", "max_retries", "timeout")
+"""Engine options that leave results as they are, or hold what no file should."""
 
 
 def read_engine_options(

@@ -1,4 +1,4 @@
-"""What `r1-rerank route` writes to standard output."""
+"""What commands write to standard output: bytes, so that it is UTF-8 whatever the terminal speaks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ def format_for(output: Format | None) -> Format:
 
 
 def write_json(value: object, indent: int | None = None) -> None:
-    """Writes a value and a newline, as bytes, so that JSON is UTF-8 whatever the terminal speaks."""
-    sys.stdout.buffer.write((json.dumps(value, ensure_ascii=False, indent=indent) + "\n").encode())
+    """Writes a value as JSON, and a newline."""
+    write_text(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def write_text(text: str) -> None:
+    """Writes a text that ends with one newline."""
+    sys.stdout.buffer.write(f"{text.rstrip()}\n".encode())
     sys.stdout.buffer.flush()

@@ -108,16 +108,18 @@ class OpenAIEngine:
             raise InputTypeError("model", f"expected the name under which the server has it, got {model!r}")
         for name, text in (("base_url", base_url), ("api_key", api_key)):
             if text is not None and (not isinstance(text, str) or not text.strip()):
-                raise InputTypeError(name, f"expected text, got {type(text).__name__}" if text != "" else "is empty")
+                wrong = "is empty" if isinstance(text, str) else f"expected text, got {type(text).__name__}"
+                raise InputTypeError(name, wrong)
         if base_url is not None and not base_url.startswith(("http://", "https://")):
             raise InputError("base_url", "expected an address such as http://localhost:8000/v1")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
             raise InputError("timeout", f"expected more than 0 seconds, got {timeout!r}")
-        for name, number, least in (("max_retries", max_retries, 0), ("concurrency", concurrency, 1)):
+        counts = [("max_retries", max_retries, 0), ("concurrency", concurrency, 1)]
+        if context_tokens is not None:
+            counts.append(("context_tokens", context_tokens, 1))
+        for name, number, least in counts:
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise InputError(name, f"expected an int of at least {least}, got {number!r}")
-        if context_tokens is not None and (not isinstance(context_tokens, int) or context_tokens < 1):
-            raise InputError("context_tokens", f"expected a number of tokens, got {context_tokens!r}")
         if dialect not in get_args(DialectName):
             raise InputError("dialect", f"{dialect!r} is not one of {', '.join(get_args(DialectName))}")
         self.model = model
@@ -199,16 +201,18 @@ class OpenAIEngine:
         return await ChatDialect.find(server, context_tokens or (said if isinstance(said, int) else None))
 
     async def _answer(self, request: GenerationRequest) -> Completion:
+        started = time.perf_counter()
         try:
             completion = await within(request, self._run(request))
         except asyncio.CancelledError:
             if not self._closed:
                 raise
             return _closed()
-        return _closed() if self._closed and completion.error is not None else completion
+        if self._closed and completion.error is not None:
+            return _closed()
+        return replace(completion, usage=replace(completion.usage, calls=1, seconds=time.perf_counter() - started))
 
     async def _run(self, request: GenerationRequest) -> Completion:
-        started = time.perf_counter()
         try:
             completion = await self._dialect.answer(request)
         except EngineError as error:
@@ -217,7 +221,7 @@ class OpenAIEngine:
             logger.exception("a request to %s failed", self._server.url)
             completion = Completion(error=EngineError(f"{type(error).__name__}: {error}"))
         self.capabilities = self._dialect.capabilities
-        return replace(completion, usage=replace(completion.usage, calls=1, seconds=time.perf_counter() - started))
+        return completion
 
     def _ask(self, question: Callable[[], Coroutine[object, object, T]]) -> T:
         with self._lock:

@@ -70,12 +70,17 @@ def connect(
         import os
 
         own = base_url or os.environ.get("OPENAI_BASE_URL")
-        key = api_key or os.environ.get(KEY_VARIABLE) or ("none" if own else None)
-        if key is None:
+        key = (api_key or os.environ.get(KEY_VARIABLE) or ("none" if own else "")).strip()
+        if not key:
             raise InputError(
                 "api_key", f"no key: pass api_key or set {KEY_VARIABLE}; for a server of your own pass base_url"
             )
-        return openai.AsyncOpenAI(api_key=key, base_url=base_url, **limits)
+        if not (key.isascii() and key.isprintable()):
+            raise InputError("api_key", "holds characters that no key has; copy it again")
+        try:
+            return openai.AsyncOpenAI(api_key=key, base_url=base_url, **limits)
+        except Exception as error:  # the HTTP client's own, for an address that is none
+            raise InputError("base_url", f"{own!r} is no address such as http://localhost:8000/v1") from error
     if base_url is not None or api_key is not None:
         name = "base_url" if base_url is not None else "api_key"
         raise InputError(name, "the client has its own; pass either the client or this")
@@ -174,7 +179,7 @@ class Server:
             if isinstance(answer, dict):
                 return answer
             failure = EngineError(f"{self.url} answered with no JSON object: {self._clean(text)}")
-        except ValueError:  # json, or a body that is not text
+        except (json.JSONDecodeError, UnicodeDecodeError):
             failure = EngineError(
                 f"{self.url} answered with broken JSON: is base_url that of an OpenAI-compatible API?"
             )

@@ -131,6 +131,8 @@ class VLLMEngine:
             raise InputError("model", "it was started without its tokenizer; leave out skip_tokenizer_init")
         if adapter is not None and config.lora_config is None:
             raise InputError("adapter", "your vLLM was started without enable_lora=True")
+        if adapter is not None:
+            vllm_loading.check_adapter(adapter, Path(model.model))
         if adapter is not None and config.lora_config.max_lora_rank < vllm_loading.lora_rank(adapter):
             raise InputError(
                 "adapter", f"its rank is more than your vLLM's max_lora_rank of {config.lora_config.max_lora_rank}"
@@ -148,18 +150,13 @@ class VLLMEngine:
 
     def submit(self, request: GenerationRequest) -> Future[Completion]:
         """Starts a request; see `Engine`. Cancelling the future takes it out of vLLM."""
-        with self._lock:
-            if not self._closed:
-                return self._runner.submit(request)
-        done: Future[Completion] = Future()
-        done.set_result(closed())
-        return done
+        if self._runner.blocks():
+            message = "your vLLM engine runs on this event loop, which cannot wait for itself: use the async methods"
+            return _done(failed(EngineError(message)))
+        return self._submit(request)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answers every request, in order; see `Engine.generate`."""
-        if self._runner.blocks():
-            message = "your vLLM engine runs on this event loop, which cannot wait for itself: use the async methods"
-            return [failed(EngineError(message))] * len(requests)
         futures = [self.submit(request) for request in requests]
         try:
             return [future.result() for future in futures]
@@ -169,7 +166,7 @@ class VLLMEngine:
 
     async def agenerate(self, request: GenerationRequest) -> Completion:
         """Answers one request on any event loop; cancelling takes it out of vLLM."""
-        return await asyncio.wrap_future(self.submit(request))
+        return await asyncio.wrap_future(self._submit(request))
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt, chat template included."""
@@ -188,6 +185,21 @@ class VLLMEngine:
         self._runner.close()
         self.llm = None
 
+    def _submit(self, request: GenerationRequest) -> Future[Completion]:
+        with self._lock:
+            if self._closed:
+                return _done(closed())
+            try:
+                return self._runner.submit(request)
+            except EngineError as error:  # the user's event loop has ended
+                return _done(failed(error))
+
     def _open(self, request: GenerationRequest) -> Answering:
         tokens = self._chat.checked_prompt(request, self.context_tokens)
         return Answer(request, tokens, self._chat).write()
+
+
+def _done(completion: Completion) -> Future[Completion]:
+    future: Future[Completion] = Future()
+    future.set_result(completion)
+    return future

@@ -11,6 +11,9 @@ from .measures import LOWER_IS_BETTER
 from .records import EvaluationRun, load_run
 from .statistics import Interval, bootstrap_interval, sign_flip_test
 
+_ROUNDING = 1e-12
+"""More than the error of a difference of two metrics, and less than anybody cares for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -48,7 +51,12 @@ class Comparison:
 
 
 def compare(
-    a: EvaluationRun, b: EvaluationRun, metric: str = "mrr", *, other_rows: Literal["refuse", "skip"] = "refuse"
+    a: EvaluationRun,
+    b: EvaluationRun,
+    metric: str = "mrr",
+    *,
+    other_rows: Literal["refuse", "skip"] = "refuse",
+    seed: int = 0,
 ) -> Comparison:
     """Compares two runs on the same rows by a paired test (see `sign_flip_test`).
 
@@ -57,6 +65,7 @@ def compare(
         b: What is compared.
         metric: Name of a metric that both have.
         other_rows: What rows do that only one of the runs ranked: end it, or be left out and counted.
+        seed: Of the interval and of the flips.
 
     Raises:
         InputError: The runs are of other rows, or one row has other candidates in them.
@@ -72,8 +81,8 @@ def compare(
         b=b.system,
         mean_a=sum(values_a[row] for row in shared) / len(shared),
         mean_b=sum(values_b[row] for row in shared) / len(shared),
-        difference=bootstrap_interval(differences, clusters),
-        p=sign_flip_test(differences, clusters),
+        difference=bootstrap_interval(differences, clusters, seed=seed),
+        p=sign_flip_test(differences, clusters, seed=seed),
         skipped=len(values_a.keys() ^ values_b.keys()),
     )
 
@@ -115,7 +124,8 @@ def assert_no_regression(
     shared, values_a, values_b = _shared(a, b, metric, other_rows)
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     queries = a.queries()
-    beyond = [sign * (values_b[row] - values_a[row]) + tolerance for row in shared]
+    # A fall of exactly the tolerance is fine, however the subtraction is rounded.
+    beyond = [sign * (values_b[row] - values_a[row]) + tolerance + _ROUNDING for row in shared]
     p = sign_flip_test(beyond, [queries[row] for row in shared], alternative="less")
     if sum(beyond) < 0 and p < alpha:
         raise AssertionError(f"worse by more than {tolerance:g} (one-sided p = {p:.4f} < {alpha:g}): {compared}")
@@ -126,6 +136,8 @@ def _shared(
     a: EvaluationRun, b: EvaluationRun, metric: str, other_rows: str
 ) -> tuple[list[str], dict[str, float], dict[str, float]]:
     """The rows that both ranked, and the values of each run."""
+    if other_rows not in ("refuse", "skip"):
+        raise InputError("other_rows", f"{other_rows!r} is not one of refuse, skip")
     values_a, values_b = a.values(metric), b.values(metric)
     only_a, only_b = sorted(values_a.keys() - values_b.keys()), sorted(values_b.keys() - values_a.keys())
     if other_rows == "refuse" and (only_a or only_b):

@@ -136,12 +136,12 @@ def build_report(
     Args:
         runs: Each of another task or system.
         metric: What the overview shows and comparisons go by; by default the first that was taken.
-        against: The system that the others are held against; by default the strongest kind of baseline that a task
-            has: popularity, the best single LLM, BM25, a random order.
+        against: The system that the others are held against; by default the first that a task has of popularity, the
+            best single LLM, BM25 and a random order.
         pairs: Further comparisons, each of two systems.
         notes: Sentences for the reader.
         reference: Show the paper's figures beside.
-        seed: Of the intervals.
+        seed: Of the intervals and the tests.
 
     Raises:
         InputError: No runs, one stands twice, an unknown metric or system.
@@ -158,7 +158,7 @@ def build_report(
         raise InputError("metric", f"{metric!r} was not taken; there is {', '.join(runs[0].metrics)}")
     if against is not None and all(run.system != against for run in runs):
         raise InputError("against", f"{against!r} is no system of this evaluation")
-    compared = _comparisons(runs, metric, against, pairs)
+    compared = _comparisons(runs, metric, against, pairs, seed)
     return Report(
         metric=metric,
         summaries=tuple(summarise(run, seed=seed) for run in runs),
@@ -170,7 +170,7 @@ def build_report(
 
 
 def _comparisons(
-    runs: Sequence[EvaluationRun], metric: str, against: str | None, pairs: Sequence[tuple[str, str]]
+    runs: Sequence[EvaluationRun], metric: str, against: str | None, pairs: Sequence[tuple[str, str]], seed: int
 ) -> list[Comparison]:
     compared = []
     for task in dict.fromkeys(run.task for run in runs):
@@ -182,5 +182,5 @@ def _comparisons(
                 continue
             shared = of_task[a].values(metric).keys() & of_task[b].values(metric).keys()
             if shared:
-                compared.append(compare(of_task[a], of_task[b], metric, other_rows="skip"))
+                compared.append(compare(of_task[a], of_task[b], metric, other_rows="skip", seed=seed))
     return compared

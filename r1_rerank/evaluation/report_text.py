@@ -124,7 +124,10 @@ def _quality(report: Report, task: str) -> Table:
         for summary in summaries
     )
     routing = any(name in ROUTING_METRICS for name in names)
-    note = "Effect, price, reward and regret are of the LLM on top; regret is against the best for each query."
+    note = (
+        "Effect, price, reward and regret are of the LLM on top; the price is a share of the dearest LLM's where the "
+        "data was built here; regret is against the best for each query."
+    )
     return Table(
         title=f"{task}: quality",
         note=note if routing else "",
@@ -182,8 +185,8 @@ def _behaviour(report: Report) -> Table:
     return Table(
         title="Position bias and stability",
         note="Bias: correlation of a relevant candidate's place in the input with its rank (0: none, 1: the input's "
-        "order). Over shuffles of the input: mean Kendall tau of two orders, share of equal winners, and standard "
-        "deviation of the first metric.",
+        "order); where a first stage made that order, agreement with it counts too. Over shuffles of the input: mean "
+        "Kendall tau of two orders, share of equal winners, and standard deviation of the first metric.",
         head=("task", "system", "bias", "tau", "same winner", "spread"),
         body=tuple(body),
     )

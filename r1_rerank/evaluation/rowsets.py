@@ -58,7 +58,7 @@ def read_task(path: str | os.PathLike[str], *, name: str | None = None, bad_rows
                 if bad_rows == "refuse":
                     torn = "" if line.endswith(b"\n") else " (the last line has no newline: it may have been cut off)"
                     raise DataError(str(path), number, f"{error}{torn}; or skip bad rows") from error
-                dropped["not a row"] += 1
+                dropped[_not_a_row(error)] += 1
                 continue
             reason = _unusable(row, lines.get(row.id))
             lines.setdefault(row.id, number)
@@ -167,6 +167,12 @@ def _unusable(row: Row, first: int | None) -> tuple[str, str] | None:
     except InputError as error:
         return f"no usable {error.argument.partition('[')[0]}", f"cannot be asked: {error}"
     return None
+
+
+def _not_a_row(error: InputError | UnicodeDecodeError) -> str:
+    """Why a line is no row, by the field that is to blame, where there is one."""
+    field = error.argument.partition("[")[0] if isinstance(error, InputError) else "line"
+    return "not a row" if field == "line" else f"not a row: unusable {field}"
 
 
 def _check_policy(bad_rows: str) -> None:

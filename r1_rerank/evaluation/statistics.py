@@ -66,6 +66,7 @@ def bootstrap_interval(
 
     if not 0 < level < 1:
         raise InputError("level", f"{level!r} is no share: pass a number between 0 and 1, such as 0.95")
+    _check_draws(draws)
     sums, sizes = _by_cluster(values, clusters)
     means = np.concatenate(
         [(weights @ sums) / (weights @ sizes) for weights in _resamples(len(sums), draws, np.random.default_rng(seed))]
@@ -109,6 +110,7 @@ def sign_flip_test(
 
     if alternative not in ("two-sided", "less"):
         raise InputError("alternative", f"{alternative!r} is not one of two-sided, less")
+    _check_draws(draws)
     sums, _ = _by_cluster(differences, clusters)
     observed = float(sums.sum())
     slack = 1e-9 * float(np.abs(sums).sum())
@@ -142,6 +144,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(p_values) - done) * p_values[place]))
         adjusted[place] = worst
     return adjusted
+
+
+def _check_draws(draws: int) -> None:
+    if draws < 1:
+        raise InputError("draws", f"{draws!r} is too few: pass at least 1")
 
 
 def _by_cluster(values: Sequence[float], clusters: Sequence[str] | None) -> tuple[Floats, Floats]:

@@ -208,11 +208,11 @@ def check_scores(scores: Sequence[float], row: Row, system: str) -> tuple[float,
 
 
 def permuted(row: Row, order: Sequence[int]) -> Row:
-    """The row with its candidates in another order.
+    """The row with its candidates in another order, or with some of them.
 
     Args:
         row: Any row.
-        order: Positions of the old candidates, in the new order.
+        order: Positions of the old candidates that are kept, in the new order.
     """
 
     def pick(values: tuple[float, ...] | None) -> tuple[float, ...] | None:

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -23,14 +23,14 @@ Run = Mapping[str, Mapping[str, float]]
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
-    """Reads a TREC run: `query Q0 document rank score tag` a line.
+    """Reads a TREC run: `query Q0 document rank score tag` a line; ids are taken as they stand.
 
     Raises:
         DataError: The file cannot be read, is empty, or a line of it is none of a run; a document stands twice.
     """
     name, run = os.fspath(path), defaultdict[str, dict[str, float]](dict)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(name, None, f"is not UTF-8: {error.reason}") from error
     except OSError as error:
@@ -47,7 +47,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
             score = math.nan
         if not math.isfinite(score):
             raise DataError(name, number, f"{fields[4]!r} is no score: scores are finite numbers")
-        query, document = unquote(fields[0]), unquote(fields[2])
+        query, document = fields[0], fields[2]
         if document in run[query]:
             raise DataError(name, number, f"document {document!r} stands twice for query {query!r}")
         run[query][document] = score
@@ -60,6 +60,8 @@ def run_system(
     path: str | os.PathLike[str], rows: Sequence[Row], *, name: str | None = None, bad_rows: BadRows = "refuse"
 ) -> tuple[FunctionSystem, list[Row], dict[str, int]]:
     """A TREC run as a system; its queries are the ids of rows, its documents those of candidates.
+
+    Ids may be written as `write_run` writes them, or as they are: what finds more of the rows is meant.
 
     Args:
         path: The run.
@@ -74,8 +76,8 @@ def run_system(
     Raises:
         DataError: Something does not fit and is not to be skipped, or no query does.
     """
-    run, source = read_run(path), os.fspath(path)
     known = {row.id: {candidate.id for candidate in row.candidates} for row in rows}
+    run, source = _for_rows(read_run(path), known), os.fspath(path)
     covered = [row for row in rows if row.id in run]
     if not covered:
         detail = f"no query of it is the id of a row, such as {rows[0].id!r}; it has {next(iter(run))!r}"
@@ -102,7 +104,7 @@ def run_system(
         last = min(scores.values()) - 1.0
         return [scores.get(candidate.id, last) for candidate in row.candidates]
 
-    settings = {"kind": "run", "sha256": _file_digest(run), "rows": digest(covered)}
+    settings = {"kind": "run", "sha256": _digest(run), "rows": digest(covered)}
     return FunctionSystem(ranker, name or Path(path).stem, settings), covered, found
 
 
@@ -112,7 +114,7 @@ def write_run(path: str | os.PathLike[str], scores: Run, tag: str) -> None:
         for query, documents in scores.items():
             ranked = sorted(documents.items(), key=lambda item: -item[1])
             for rank, (document, score) in enumerate(ranked, start=1):
-                file.write(f"{_field(query)} Q0 {_field(document)} {rank} {score:.9g} {_field(tag)}\n")
+                file.write(f"{_field(query)} Q0 {_field(document)} {rank} {score!r} {_field(tag)}\n")
 
 
 def write_qrels(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
@@ -172,5 +174,19 @@ def _field(name: str) -> str:
     return re.sub(r"[\s%]", lambda blank: quote(blank[0]), name)
 
 
-def _file_digest(run: Run) -> str:
+def _for_rows(run: dict[str, dict[str, float]], known: Mapping[str, Set[str]]) -> dict[str, dict[str, float]]:
+    """The run with the ids of the rows, whichever way they are written."""
+    if not any("%" in name for query, documents in run.items() for name in (query, *documents)):
+        return run
+    decoded: dict[str, dict[str, float]] = {}
+    for query, documents in run.items():
+        decoded.setdefault(unquote(query), {}).update({unquote(name): score for name, score in documents.items()})
+
+    def found(ids: Run) -> int:
+        return sum(len(ids[query].keys() & names) for query, names in known.items() if query in ids)
+
+    return run if found(run) > found(decoded) else decoded
+
+
+def _digest(run: Run) -> str:
     return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from r1_rerank import DRanker, IRanker, R1Reranker
+from r1_rerank import DRanker, IRanker, R1Reranker, RerankResult
 from r1_rerank.engines.base import Completion, Engine, GenerationRequest
 from r1_rerank.engines.vllm import VLLMEngine
 from r1_rerank.errors import (
@@ -354,12 +354,15 @@ def test_a_users_async_engine_is_asked_on_its_own_loop(vllm_engine: VLLMEngine) 
     second = VLLMEngine(vllm_engine.llm)
     assert R1Reranker(second, thinking=0).rerank("what moves the tide?", passages(3, seed=2)).status == "ok"
 
-    async def on_that_loop() -> tuple[list[Completion], Completion]:
-        return second.generate([ask("waiting for myself")]), await second.agenerate(ask("without waiting"))
+    async def on_that_loop() -> tuple[list[Completion], RerankResult, Completion]:
+        waiting = second.generate([ask("waiting for myself")])
+        ranked = R1Reranker(second, thinking=0).rerank("what moves the tide?", passages(3, seed=2))
+        return waiting, ranked, await second.agenerate(ask("without waiting"))
 
     loop = vllm_engine.llm.output_handler.get_loop()
-    (blocked,), free = asyncio.run_coroutine_threadsafe(on_that_loop(), loop).result(60)
+    (blocked,), ranked, free = asyncio.run_coroutine_threadsafe(on_that_loop(), loop).result(60)
     assert "async" in str(blocked.error)
+    assert (ranked.status, "async" in ranked.faults[0].detail) == ("fallback", True)
     assert free.error is None
     second.close()
     assert isinstance(second.generate([ask("too late")])[0].error, EngineClosedError)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,7 +206,8 @@ def test_a_run_comes_back_as_it_was_written_whatever_its_ids(tmp_path):
     rows = [passage("a query\twith %20 blanks\u2028"), passage("q2")]
     scores = {row.id: {c.id: s for c, s in zip(row.candidates, (0.5, 2, -1, 0.5), strict=True)} for row in rows}
     write_run(tmp_path / "x.run", scores, "my system")
-    assert read_run(tmp_path / "x.run") == scores
+    with (tmp_path / "x.run").open(encoding="utf-8") as file:
+        assert next(file).startswith("a%20query%09with%20%2520%20blanks%E2%80%A8 Q0 ")
     lines = (tmp_path / "x.run").read_text(encoding="utf-8").splitlines()
     assert [line.split()[3] for line in lines] == ["1", "2", "3", "4"] * 2
     system, covered, dropped = run_system(tmp_path / "x.run", rows, name="first stage")
@@ -215,6 +217,19 @@ def test_a_run_comes_back_as_it_was_written_whatever_its_ids(tmp_path):
     assert run.values("mrr")["q2"] == pytest.approx((1 / 2 + 1 / 3) / 2)
     write_qrels(tmp_path / "qrels.txt", rows)
     assert (tmp_path / "qrels.txt").read_text(encoding="utf-8").splitlines()[3].split()[3] == "1"
+
+
+def test_a_run_of_others_may_have_percent_signs_in_its_ids_and_scores_keep_all_their_digits(tmp_path):
+    row = replace(passage("q1"), candidates=(Candidate(id="who%3F", text="A."), Candidate(id="b", text="B.")),
+                  relevance=(0.0, 1.0))  # fmt: skip
+    path = tmp_path / "others.run"
+    path.write_text("q1 Q0 who%3F 1 2 t\nq1 Q0 b 2 1 t\n", encoding="utf-8-sig")
+    system, _, dropped = run_system(path, [row])
+    ((_, outcome),) = system.rank_iter([row])
+    assert (outcome.scores, dropped) == ((2.0, 1.0), {})
+    scores = {"q1": {"a": 0.1 + 0.2, "b": 0.3}}
+    write_run(tmp_path / "close.run", scores, "t")
+    assert read_run(tmp_path / "close.run") == scores
 
 
 @pytest.mark.parametrize(

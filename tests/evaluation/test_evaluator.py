@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,17 @@ def test_a_higher_price_is_a_regression(tmp_path):
         assert_no_regression(cheap, dear, "price")
 
 
+def test_a_fall_of_exactly_the_tolerance_is_fine():
+    after = RerankingEvaluator(ROWS)(oracle)
+    before = replace(after, records=tuple(replace(record, metrics={"mrr": 0.59}) for record in after.records))
+    worse = replace(after, records=tuple(replace(record, metrics={"mrr": 0.59 - 0.1}) for record in after.records))
+    assert_no_regression(before, worse, tolerance=0.1)
+    with pytest.raises(AssertionError):
+        assert_no_regression(before, worse, tolerance=0.09)
+    with pytest.raises(InputError, match="other_rows: 'drop'"):
+        compare(before, worse, other_rows="drop")
+
+
 def test_runs_over_other_rows_are_not_compared_unless_that_is_wanted():
     a, b = RerankingEvaluator(ROWS[:8])(incoming_order), RerankingEvaluator(ROWS[4:])(random_order)
     with pytest.raises(InputError, match="4 rows only in incoming_order, such as 'row-000'; 4 rows only in random"):
@@ -336,7 +348,7 @@ def test_nan_effects_and_lines_that_are_no_rows_are_refused_or_counted(tmp_path)
     with pytest.raises(DataError, match=r"line 2: effects\[0\]: needs a finite number"):
         read_task(path)
     found = read_task(path, bad_rows="skip")
-    assert (found.name, found.dropped) == ("router-cost", {"not a row": 2})
+    assert (found.name, found.dropped) == ("router-cost", {"not a row: unusable effects": 1, "not a row": 1})
 
 
 @pytest.mark.parametrize("policy", ["refuse", "skip"])

@@ -2,7 +2,7 @@
 
 from .answers import read_insuranceqa, read_squad, read_wikiqa
 from .cases import elimination_cases, first_window
-from .checking import check_rows, row_schema
+from .checking import check_file, row_schema
 from .common import Dropped
 from .judged import read_beir, read_llmjudge, read_qrels, read_trec, rerank_rows
 from .leaks import LeakFilter
@@ -19,7 +19,7 @@ __all__ = [
     "JudgedQuery",
     "LeakFilter",
     "Question",
-    "check_rows",
+    "check_file",
     "elimination_cases",
     "first_window",
     "graded_lists",

@@ -9,12 +9,13 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from ...errors import DataError, InputError
 from ...rows import Row
+from ..systems import permuted
 from .cards import CARD, README, FileCard, SourceCard, TaskCard
 from .common import Dropped
 from .leaks import LeakFilter, Leaks, content_key
@@ -203,13 +204,7 @@ def _reordered(row: Row, seed: int) -> Row:
     """LLMs in random order: in that of the pool, the place alone would tell the cheap ones."""
     order = list(range(len(row.candidates)))
     random.Random(f"{row.id}/{seed}").shuffle(order)
-    return replace(
-        row,
-        candidates=tuple(row.candidates[place] for place in order),
-        relevance=tuple(row.relevance[place] for place in order),
-        effects=row.effects and tuple(row.effects[place] for place in order),
-        prices=row.prices and tuple(row.prices[place] for place in order),
-    )
+    return permuted(row, order)
 
 
 def _write_rows(rows: Iterable[Row], path: Path) -> FileCard:

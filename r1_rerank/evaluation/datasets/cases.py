@@ -9,6 +9,7 @@ from dataclasses import replace
 from ...errors import InputError
 from ...rows import Row
 from ...strategies import IRanker, Window
+from ..systems import permuted
 
 
 def elimination_cases(row: Row, *, seed: int = 0) -> Iterator[Row]:
@@ -31,18 +32,7 @@ def elimination_cases(row: Row, *, seed: int = 0) -> Iterator[Row]:
         rng = random.Random(f"{row.id}/{seed}/{k}")
         places = [*rng.sample(negatives, k), positives[0]]
         rng.shuffle(places)
-
-        def pick(values: tuple[float, ...] | None, places: list[int] = places) -> tuple[float, ...] | None:
-            return None if values is None else tuple(values[place] for place in places)
-
-        yield replace(
-            row,
-            id=f"{row.id}/{k}",
-            candidates=tuple(row.candidates[place] for place in places),
-            relevance=tuple(row.relevance[place] for place in places),
-            effects=pick(row.effects),
-            prices=pick(row.prices),
-        )
+        yield replace(permuted(row, places), id=f"{row.id}/{k}")
 
 
 def first_window(row: Row, ranker: IRanker | None = None) -> Window:

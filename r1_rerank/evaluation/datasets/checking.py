@@ -40,7 +40,7 @@ class Checked:
     repeated: int
 
 
-def check_rows(path: str | os.PathLike[str]) -> Checked:
+def check_file(path: str | os.PathLike[str]) -> Checked:
     """Reads every row of a file.
 
     Raises:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +70,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, text
     except UnicodeDecodeError as error:
         raise DataError(str(path), number, f"not UTF-8: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
     if not found:
         raise DataError(str(path), None, "is empty (truncated?)")
@@ -88,7 +90,7 @@ def load_json(path: Path, kind: type[T]) -> T:
     try:
         packed = path.read_bytes()
         content = json.loads(gzip.decompress(packed) if path.suffix == ".gz" else packed.decode("utf-8"))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
         raise DataError(str(path), getattr(error, "lineno", None), f"is not JSON (truncated?): {error}") from error
@@ -140,6 +142,28 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict
         raise DataError(str(path), None, "holds no rows")
 
 
+def hub_rows(name: str, config: str, split: str, instead: str) -> Iterator[tuple[int, Any]]:
+    """Number (from 0) and values of each row of a data set on the hub, as they arrive.
+
+    Args:
+        name: Of the data set.
+        config: Of its configuration.
+        split: Which rows.
+        instead: What to pass where the hub cannot be reached.
+
+    Raises:
+        DataError: The hub cannot be reached, or has no such data set.
+        MissingExtraError: datasets is not installed.
+    """
+    try:
+        yield from enumerate(import_extra("datasets").load_dataset(name, config, split=split, streaming=True))
+    except ImportError:
+        raise
+    except Exception as error:  # every layer below the hub has errors of its own
+        detail = f"neither a local path nor to be had from the hub ({error}): pass {instead} instead"
+        raise DataError(name, None, detail) from error
+
+
 def number_of(path: Path, line: int | None, name: str, text: object) -> float:
     """A number from a file; an empty cell is not a number (NaN).
 
@@ -152,6 +176,18 @@ def number_of(path: Path, line: int | None, name: str, text: object) -> float:
         return float(text)  # type: ignore[arg-type]  # whatever has no float is the error below
     except (TypeError, ValueError) as error:
         raise DataError(str(path), line, f"{name}: {text!r} is not a number") from error
+
+
+def finite_number_of(path: Path, line: int | None, name: str, text: object) -> float:
+    """A number from a file, where nothing can be done without one.
+
+    Raises:
+        DataError: Anything else, also an empty cell, NaN or infinity.
+    """
+    number = number_of(path, line, name, text)
+    if not math.isfinite(number):
+        raise DataError(str(path), line, f"{name}: {text!r} is not a finite number")
+    return number
 
 
 def import_extra(module: str) -> ModuleType:

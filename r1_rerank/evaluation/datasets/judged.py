@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import DataError, InputError
 from ...rows import Candidate, Row
-from .common import Dropped, json_lines, normalised, number_of, text_lines
+from ..trec import read_run
+from .common import Dropped, finite_number_of, json_lines, normalised, text_lines
 from .passages import JudgedQuery
 
 Qrels = Mapping[str, Mapping[str, float]]
@@ -22,14 +23,18 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, float]]:
     Raises:
         DataError: The file is missing, empty or truncated, or a line has another shape.
     """
-    path, qrels = Path(path), dict[str, dict[str, float]]()
+    path, qrels, width = Path(path), dict[str, dict[str, float]](), 0
     for number, line in text_lines(path):
         cells = line.split()
         if number == 1 and cells[:2] == ["query-id", "corpus-id"]:
             continue
         if len(cells) not in (3, 4):
             raise DataError(str(path), number, f"{len(cells)} fields: judgments have query, (0,) document and grade")
-        query, document, grade = cells[0], cells[-2], number_of(path, number, "grade", cells[-1])
+        # A line of four that lost its grade would else be read as one of three.
+        width = width or len(cells)
+        if len(cells) != width:
+            raise DataError(str(path), number, f"{len(cells)} fields, where the lines before have {width} (truncated?)")
+        query, document, grade = cells[0], cells[-2], finite_number_of(path, number, "grade", cells[-1])
         if document in qrels.setdefault(query, {}):
             raise DataError(str(path), number, f"document {document!r} is judged twice for query {query!r}")
         qrels[query][document] = grade
@@ -64,16 +69,8 @@ def read_beir(
     qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
     ranked = _read_run(run)
     wanted = {document for judged in (*qrels.values(), *ranked.values()) for document in judged}
-    texts = {}
-    for number, entry in json_lines(folder / "corpus.jsonl"):
-        id = _field(folder / "corpus.jsonl", number, entry, "_id")
-        if id in wanted:
-            title, text = entry.get("title") or "", _field(folder / "corpus.jsonl", number, entry, "text")
-            texts[id] = f"{title}. {text}" if title else text
-    path = folder / "queries.jsonl"
-    queries = {
-        _field(path, number, entry, "_id"): _field(path, number, entry, "text") for number, entry in json_lines(path)
-    }
+    texts = _beir_texts(folder / "corpus.jsonl", wanted)
+    queries = _beir_texts(folder / "queries.jsonl")
     yield from judged_rows(
         queries,
         texts,
@@ -141,7 +138,7 @@ def read_llmjudge(path: str | Path, *, qrels: str | Path | None = None) -> list[
             for entry in entries:
                 for judgment in entry["paragraph_data"]["judgments"]:
                     texts[query] = judgment["titleQuery"]
-                    grade = number_of(path, number, "relevance", judgment["relevance"])
+                    grade = finite_number_of(path, number, "relevance", judgment["relevance"])
                     passages.setdefault(query, {})[entry["paragraph_id"]] = (entry["text"], grade)
         except (KeyError, IndexError, TypeError) as error:
             raise DataError(str(path), number, f"is no judged passage: {error!r}") from error
@@ -191,7 +188,10 @@ def judged_rows(
     source: str,
     dropped: Dropped | None,
 ) -> Iterator[Row]:
-    """A row for each judged query: the best of the run, or the judged documents, with their grades (0: not judged)."""
+    """A row for each judged query: the best of the run, or the judged documents, with their grades (0: not judged).
+
+    Of documents with the same text the first counts, with its own grade.
+    """
     if unknown not in ("refuse", "drop"):
         raise InputError("unknown", f"{unknown!r} is not one of refuse, drop")
     dropped = Dropped() if dropped is None else dropped
@@ -208,7 +208,9 @@ def judged_rows(
         seen: dict[str, str] = {}
         for name in known:
             seen.setdefault(normalised(texts[name]), name)
-        chosen = [name for name in known if seen[normalised(texts[name])] == name][: None if run is None else top]
+        unique = [name for name in known if seen[normalised(texts[name])] == name]
+        dropped.add("a candidate with the text of an earlier one", len(known) - len(unique))
+        chosen = unique[: None if run is None else top]
         grades = [max(0.0, judged.get(name, 0.0)) for name in chosen]
         if not any(grades):
             dropped.add("a query without a relevant candidate")
@@ -233,11 +235,21 @@ def _unknown(kind: str, name: str, source: str, unknown: Unknown, dropped: Dropp
 
 
 def _read_run(path: str | Path | None) -> dict[str, dict[str, float]]:
-    if path is None:
-        return {}
-    from ..trec import read_run
+    return {} if path is None else read_run(path)
 
-    return read_run(path)
+
+def _beir_texts(path: Path, wanted: Set[str] | None = None) -> dict[str, str]:
+    """Text of each entry, behind its title where it has one; only of those wanted, None for all."""
+    texts: dict[str, str] = {}
+    for number, entry in json_lines(path):
+        id = _field(path, number, entry, "_id")
+        if wanted is not None and id not in wanted:
+            continue
+        if id in texts:
+            raise DataError(str(path), number, f"the id {id!r} stands twice")
+        title, text = entry.get("title") or "", _field(path, number, entry, "text")
+        texts[id] = f"{title}. {text}" if title else text
+    return texts
 
 
 def _pairs(path: Path) -> dict[str, str]:

@@ -61,7 +61,8 @@ class LeakFilter:
                 self._dropped.add(reason)
 
     def _leak(self, row: Row) -> tuple[str, str | None]:
-        if other := self._questions.get(question_key(row)):
+        other = self._questions.get(question_key(row))
+        if other is not None:
             return "its question stands in test", other
         found = (self._passages[text] for text in _answers(row) if text in self._passages)
         return "its passage answers a question of test", next(found, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import DataError, InputError
 from ...rows import Candidate, Objective, Row
-from .common import Dropped, load_json, normalised, number_of
+from .common import Dropped, finite_number_of, load_json, normalised, number_of
 from .routing import routing_row
 
 
@@ -34,7 +34,7 @@ def read_llmrouter(
     if split not in ("train", "test"):
         raise InputError("split", f"{split!r} is not one of train, test")
     folder, dropped = Path(folder), Dropped() if dropped is None else dropped
-    profiles = load_json(folder / "default_llm.json", dict)
+    profiles = _profiles(folder / "default_llm.json")
     seen = {normalised(row["question"]) for row in _questions(folder / "train.json")} if split == "test" else set()
     path = folder / f"{split}.json"
     for number, row in enumerate(_questions(path)):
@@ -44,13 +44,13 @@ def read_llmrouter(
         if len(names) != len(scores):
             missing = ", ".join(sorted(set(scores) - set(profiles)))
             raise DataError(str(path), None, f"row {number}: no profile in default_llm.json for {missing}")
-        prices = [float(profiles[name]["output_price"]) for name in names]
+        prices = [profiles[name][1] for name in names]
         built = routing_row(
             id=f"llmrouter-{split}-{number}",
             query=row["question"],
             objective=objective,
             candidates=[
-                Candidate(id=name, text=profiles[name]["feature"], price=price)
+                Candidate(id=name, text=profiles[name][0], price=price)
                 for name, price in zip(names, prices, strict=True)
             ],
             effects=[number_of(path, None, f"row {number}, {name}", scores[name]) for name in names],
@@ -65,9 +65,22 @@ def read_llmrouter(
             yield built
 
 
+def _profiles(path: Path) -> dict[str, tuple[str, float]]:
+    """Description and output price of each LLM."""
+    profiles = {}
+    for name, entry in load_json(path, dict).items():
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("feature"), str):
+            raise DataError(str(path), None, f"{name!r} has no feature, the text that describes it")
+        price = finite_number_of(path, None, f"{name}, output_price", entry.get("output_price"))
+        profiles[name] = (entry["feature"], price)
+    return profiles
+
+
 def _questions(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = load_json(path, list)
     for number, row in enumerate(rows):
-        if not isinstance(row, Mapping) or not isinstance(row.get("question"), str) or not row.get("scores"):
+        if not isinstance(row, Mapping) or not isinstance(row.get("question"), str):
+            raise DataError(str(path), None, f"row {number} has no question with scores")
+        if not isinstance(row.get("scores"), Mapping) or not row["scores"]:
             raise DataError(str(path), None, f"row {number} has no question with scores")
     return rows

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ...errors import DataError
 from ...rows import Candidate, Row
-from .common import Dropped, parquet_rows, shuffled
+from .common import Dropped, hub_rows, parquet_rows, shuffled
+
+HUB, CONFIG = "microsoft/ms_marco", "v1.1"
 
 
 def read_msmarco(
-    path: str | Path,
+    source: str | Path,
     k: int,
     split: str = "test",
     *,
@@ -19,10 +22,10 @@ def read_msmarco(
     longest: int = 2600,
     dropped: Dropped | None = None,
 ) -> Iterator[Row]:
-    """Reads MS MARCO v1.1 (Parquet: query, query_id, passages {is_selected, passage_text}).
+    """Reads MS MARCO v1.1 (query, query_id, passages {is_selected, passage_text}) from the hub, a folder, or a file.
 
     Args:
-        path: A file, or a folder with `<split>*.parquet`.
+        source: A `.parquet` file, a folder with `<split>*.parquet`, or the name on the hub, `microsoft/ms_marco`.
         k: Only queries with exactly that many passages, one of them selected.
         split: Name of the split.
         seed: Decides on the order of the candidates.
@@ -30,20 +33,20 @@ def read_msmarco(
         dropped: Counts queries that are left out.
 
     Raises:
-        DataError: A file is missing, truncated or of another shape.
+        DataError: The hub cannot be reached, or a file is missing, truncated or of another shape.
+        MissingExtraError: datasets or pyarrow is not installed.
     """
-    path, dropped = Path(path), Dropped() if dropped is None else dropped
-    files = sorted(path.glob(f"{split}*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise DataError(str(path), None, f"holds no {split}*.parquet")
-    for file in files:
-        for number, row in parquet_rows(file, ("query", "query_id", "passages")):
+    dropped = Dropped() if dropped is None else dropped
+    for where, records in _records(source, split):
+        for number, row in records:
             passages = row["passages"]
             if not isinstance(passages, Mapping) or not {"is_selected", "passage_text"} <= passages.keys():
-                raise DataError(str(file), None, f"row {number}: passages lacks is_selected or passage_text")
+                raise DataError(where, None, f"row {number}: passages lacks is_selected or passage_text")
             selected, texts = passages["is_selected"], passages["passage_text"]
+            if not all(isinstance(text, str) for text in (row["query"], *texts)):
+                raise DataError(where, None, f"row {number}: the query or a passage is no text")
             if len(selected) != len(texts):
-                raise DataError(str(file), None, f"row {number}: {len(selected)} marks for {len(texts)} passages")
+                raise DataError(where, None, f"row {number}: {len(selected)} marks for {len(texts)} passages")
             if len(texts) != k:
                 dropped.add(f"a query with another number of passages than {k}")
             elif selected.count(1) != 1:
@@ -61,3 +64,17 @@ def read_msmarco(
                     source="MS MARCO v1.1",
                     **shuffled(listed, selected, f"{id}/{seed}"),
                 )
+
+
+def _records(source: str | Path, split: str) -> Iterator[tuple[str, Iterator[tuple[int, Any]]]]:
+    """The rows of each file, with its name."""
+    path = Path(source)
+    if str(source) == HUB and not path.exists():
+        instead = f"a folder with {split}*.parquet, or such a file"
+        yield HUB, hub_rows(HUB, CONFIG, split, instead)
+        return
+    files = sorted(path.glob(f"{split}*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(str(path), None, f"holds no {split}*.parquet")
+    for file in files:
+        yield str(file), parquet_rows(file, ("query", "query_id", "passages"))

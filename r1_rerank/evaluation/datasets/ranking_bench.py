@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...errors import DataError, InputError
-from ...rows import Candidate, Objective, Row
-from .common import Dropped, import_extra, json_lines, parquet_rows
+from ...rows import OBJECTIVES, Candidate, Row
+from .common import Dropped, hub_rows, json_lines, parquet_rows
 
 HUB = "ulab-ai/Ranking-bench"
 COLUMNS = ("task_name", "problem", "candidates", "gt")
@@ -72,17 +72,9 @@ def _records(source: str | Path, config: str, split: str) -> Iterator[tuple[str,
                 yield str(each), number, record
                 number += 1
         return
-    try:
-        rows = import_extra("datasets").load_dataset(str(source), config, split=split, streaming=True)
-        for number, record in enumerate(rows):
-            yield str(source), number, record
-    except Exception as error:  # every layer below the hub has errors of its own
-        if isinstance(error, ImportError):
-            raise
-        how = "pass a folder or a .parquet or .jsonl file of the same columns instead"
-        raise DataError(
-            str(source), None, f"neither a local path nor to be had from the hub ({error}): {how}"
-        ) from error
+    instead = "a folder or a .parquet or .jsonl file of the same columns"
+    for number, record in hub_rows(str(source), config, split, instead):
+        yield str(source), number, record
 
 
 def _row(record: Mapping[str, Any], id: str, split: str, dropped: Dropped) -> Row | None:
@@ -112,7 +104,10 @@ def _row(record: Mapping[str, Any], id: str, split: str, dropped: Dropped) -> Ro
         if set(texts) <= shown.keys():  # candidates given by name
             names, texts = texts, [shown[text] for text in texts]
     elif family == "Router":
-        common["objective"] = _objective(kind)
+        if kind.lower() not in OBJECTIVES:
+            dropped.add("an unknown task_name")
+            return None
+        common["objective"] = kind.lower()
         profiles = dict(_PROFILE.findall(problem))
         texts = [profiles.get(name, name).strip() for name in names]
     if not understood:
@@ -137,8 +132,3 @@ def _passages(problem: str) -> dict[str, str]:
     end = _END.search(problem, starts[-1].end())
     stops = [start.start() for start in starts[1:]] + [end.start() if end else len(problem)]
     return {start[1]: problem[start.end() : stop].strip() for start, stop in zip(starts, stops, strict=True)}
-
-
-def _objective(kind: str) -> Objective:
-    named: dict[str, Objective] = {"Performance": "performance", "Balance": "balance", "Cost": "cost"}
-    return named.get(kind, "performance")

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from ...errors import DataError, InputError
 from ...rows import Candidate, Row
-from .common import Dropped, held_out, normalised, number_of, shuffled, table, text_lines
+from .common import Dropped, finite_number_of, held_out, normalised, shuffled, table, text_lines
 
 Negatives = Literal["popularity", "uniform"]
 
@@ -64,7 +64,9 @@ def read_recbole(inter: str | Path, item: str | Path, *, dropped: Dropped | None
             mine += [(len(mine) + place, each) for place, each in enumerate(cells["item_id_list"].split())]
             mine.append((len(mine), cells["item_id"]))
         else:
-            when = number_of(inter, number, "timestamp", cells["timestamp"]) if "timestamp" in cells else len(mine)
+            # Without a number there is no order of time, and a sort over NaN gives any.
+            timed = "timestamp" in cells
+            when = finite_number_of(inter, number, "timestamp", cells["timestamp"]) if timed else len(mine)
             mine.append((when, cells["item_id"]))
     return _interactions(
         {user: sorted(mine, key=lambda pair: pair[0]) for user, mine in chosen.items()}, titles, dropped
@@ -83,7 +85,7 @@ def read_lastfm(folder: str | Path, *, dropped: Dropped | None = None) -> Intera
     titles = {cells["id"]: _title(cells["name"]) for _, cells in table(folder / "artists.dat", ("id", "name"))}
     plays, path = dict[str, list[tuple[float, str]]](), folder / "user_artists.dat"
     for number, cells in table(path, ("userID", "artistID", "weight")):
-        weight = number_of(path, number, "weight", cells["weight"])
+        weight = finite_number_of(path, number, "weight", cells["weight"])
         plays.setdefault(cells["userID"], []).append((-weight, cells["artistID"]))
     return _interactions(
         {user: sorted(mine, key=lambda pair: pair[0]) for user, mine in plays.items()}, titles, dropped

@@ -24,15 +24,18 @@ def routing_row(
 ) -> Row | None:
     """A row whose relevant LLM has the highest a * effect - b * cost, the cheapest of several.
 
+    Of several that are equally good and equally cheap it is the first in the order of `candidates`: the others then
+    count as not relevant, though their regret is 0.
+
     Costs are divided by the highest of the row: against effects of 0 to 1, cents would never count.
 
     Returns:
         None where the row decides nothing, which is counted: a number is missing, or all LLMs do equally well.
     """
-    if any(math.isnan(effect) for effect in effects):
+    if any(not math.isfinite(effect) for effect in effects):
         dropped.add("an effect is not a number")
         return None
-    if any(math.isnan(cost) for cost in costs):
+    if any(not math.isfinite(cost) for cost in costs):
         dropped.add("a cost is not a number")
         return None
     if len(set(effects)) == 1:

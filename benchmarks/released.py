@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from r1_rerank import PassageRanking, PromptTemplate, Usage
 from r1_rerank.engines import Engine, GenerationRequest
+from r1_rerank.parsing import parse
 from r1_rerank.strategies import ALPHABET, Window
 
 
@@ -33,6 +34,6 @@ def eliminate_in_lockstep(engine: Engine, lists: Sequence[tuple[str, Sequence[st
             assert completion.error is None, completion.error
             usage += completion.usage
             if len(left) > 1:
-                label = completion.text.removeprefix("<answer>[")[:1]
-                left.pop((request.labels or ()).index(label))
+                labels = request.labels or ()
+                left.pop(labels.index(parse(completion.text, labels).labels[0]))
     return usage

@@ -453,7 +453,9 @@ def test_a_model_that_the_server_does_not_have(serve: Callable[..., FakeServer])
 
 def test_an_alias_that_the_list_does_not_show(serve: Callable[..., FakeServer]) -> None:
     server = serve(plain, models_alias=lambda body: {"id": "alias"})
-    OpenAIEngine("alias", base_url=server.base_url).close()
+    engine = OpenAIEngine("alias", base_url=server.base_url)
+    assert engine.model == "alias"
+    engine.close()
 
 
 def test_a_key_is_needed_where_no_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

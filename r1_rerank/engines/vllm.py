@@ -17,7 +17,8 @@ from .background import BackgroundLoop
 from .base import Completion, GenerationRequest, Probe
 from .tokenization import ChatTokenizer
 from .vllm_answers import Answer, Answering
-from .vllm_runners import AsyncRunner, Runner, StepRunner, closed, failed
+from .vllm_runners import AsyncRunner, Runner, closed, failed
+from .vllm_stepping import StepRunner
 
 
 class VLLMEngine:

@@ -1,21 +1,19 @@
-"""Whoever asks vLLM: on an event loop for its asynchronous engine, from a thread that steps a `vllm.LLM`."""
+"""Whoever asks vLLM: here on the event loop of its asynchronous engine; `vllm_stepping` steps a `vllm.LLM`."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
-import queue
-import threading
 import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from ..errors import DeadlineError, EngineClosedError, EngineError
+from ..errors import EngineClosedError, EngineError
 from .background import BackgroundLoop, within
 from .base import Completion, GenerationRequest
 from .vllm_answers import Answering, Call
@@ -175,7 +173,7 @@ class AsyncRunner:
         if self._ranks > 1 and call.session is not None:
             # Each rank has a prefix cache of its own.
             options["data_parallel_rank"] = zlib.crc32(call.session.encode()) % self._ranks
-        outputs: AsyncGenerator[Any, None] = self._llm.generate(*_arguments(call), number, **options)
+        outputs: AsyncGenerator[Any, None] = self._llm.generate(*arguments(call), number, **options)
         try:
             async with aclosing(outputs):
                 return await anext(outputs)
@@ -183,131 +181,6 @@ class AsyncRunner:
             # vLLM aborts by itself, but not a request that it was just about to add.
             await self._llm.abort(number)
             raise
-
-
-@dataclass
-class _Running:
-    request: GenerationRequest
-    answering: Answering
-    future: Future[Completion]
-    deadline: float
-    entered: float
-
-
-class StepRunner:
-    """Steps a `vllm.LLM` from a thread of its own, as long as there are requests.
-
-    Args:
-        llm: The `vllm.LLM`.
-        open_answer: Begins an answer.
-        lora: A `LoRARequest`, or None.
-    """
-
-    def __init__(self, llm: Any, open_answer: Open, lora: Any) -> None:
-        self._engine = llm.llm_engine
-        self._open = open_answer
-        self._lora = lora
-        self._arrived: queue.SimpleQueue[tuple[GenerationRequest, Future[Completion], float] | None] = (
-            queue.SimpleQueue()
-        )
-        self._running: dict[str, _Running] = {}
-        self._numbers = itertools.count()
-        self._time = SharedTime()
-        self._thread = threading.Thread(target=self._work, name="r1-rerank-vllm", daemon=True)
-        self._thread.start()
-
-    def submit(self, request: GenerationRequest) -> Future[Completion]:
-        """See `Runner`."""
-        future: Future[Completion] = Future()
-        self._arrived.put((request, future, time.monotonic()))
-        return future
-
-    def blocks(self) -> bool:
-        """See `Runner`."""
-        return False
-
-    def close(self) -> None:
-        """See `Runner`; waits for the step under way."""
-        self._arrived.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while self._take():
-            try:
-                for number in list(self._running):
-                    self._check(number)
-                if not self._running:
-                    continue
-                replies = self._engine.step()
-            except Exception as error:  # vLLM itself fails, not one request
-                logger.exception("vLLM failed with %d requests under way", len(self._running))
-                self._end(failed(error))
-                continue
-            for reply in replies:
-                if reply.request_id in self._running:
-                    self._advance(reply.request_id, reply)
-        self._end(closed())
-
-    def _take(self) -> bool:
-        """Begins what has arrived, waiting for it where nothing runs; False once the runner is closed."""
-        while True:
-            try:
-                entry = self._arrived.get(block=not self._running)
-            except queue.Empty:
-                return True
-            if entry is None:
-                return False
-            request, future, arrived = entry
-            deadline = float("inf") if request.timeout is None else arrived + request.timeout
-            try:
-                answering = self._open(request)
-                call = next(answering)
-            except Exception as error:
-                _settle(future, failed(error))
-                continue
-            running = _Running(request, answering, future, deadline, self._time.enter())
-            self._ask(running, call)
-
-    def _ask(self, running: _Running, call: Call) -> None:
-        number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"
-        self._running[number] = running
-        try:
-            self._engine.add_request(number, *_arguments(call), lora_request=self._lora)
-        except Exception as error:
-            self._finish(number, failed(error))
-
-    def _advance(self, number: str, reply: Any) -> None:
-        running = self._running[number]
-        try:
-            call = running.answering.send(reply)
-        except StopIteration as stop:
-            self._finish(number, stop.value)
-        except Exception as error:
-            self._finish(number, failed(error))
-        else:
-            del self._running[number]
-            self._ask(running, call)
-
-    def _check(self, number: str) -> None:
-        """Takes out what nobody waits for any more."""
-        running = self._running[number]
-        late = time.monotonic() > running.deadline
-        if late or running.future.cancelled():
-            self._engine.abort_request([number])
-            error = DeadlineError(f"no answer within {running.request.timeout or 0:g} s")
-            self._finish(number, Completion(error=error))
-
-    def _end(self, completion: Completion) -> None:
-        """Takes everything out with one and the same answer."""
-        numbers = list(self._running)
-        with suppress(Exception):  # nothing can be taken out of an engine that has died
-            self._engine.abort_request(numbers)
-        for number in numbers:
-            self._finish(number, completion)
-
-    def _finish(self, number: str, completion: Completion) -> None:
-        running = self._running.pop(number)
-        _settle(running.future, timed(completion, self._time.leave(running.entered)))
 
 
 def closed() -> Completion:
@@ -337,15 +210,10 @@ def timed(completion: Completion, seconds: float) -> Completion:
     return replace(completion, usage=replace(completion.usage, seconds=seconds))
 
 
-def _arguments(call: Call) -> tuple[Any, Any]:
+def arguments(call: Call) -> tuple[Any, Any]:
     """Prompt and sampling parameters as vLLM takes them."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
     parameters = SamplingParams(**call.sampling, output_kind=RequestOutputKind.FINAL_ONLY)
     return TokensPrompt(prompt_token_ids=call.tokens), parameters
-
-
-def _settle(future: Future[Completion], completion: Completion) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_result(completion)

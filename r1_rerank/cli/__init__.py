@@ -1,4 +1,4 @@
-"""The command line: `r1-rerank rerank`, `route`, `eval`, `data` and `doctor`. One file a command."""
+"""The command line: `r1-rerank rerank`, `route`, `eval`, `train`, `data` and `doctor`. One file a command."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .doctor import doctor
 from .eval import evaluate
 from .rerank import rerank
 from .route import route
+from .train import train
 
 __all__ = ["app", "main"]
 
@@ -21,6 +22,7 @@ app = typer.Typer(cls=Program, name="r1-rerank", no_args_is_help=True, add_compl
 app.command()(rerank)
 app.command()(route)
 app.command("eval")(evaluate)
+app.command()(train)
 app.command()(doctor)
 app.add_typer(data, name="data")
 

@@ -31,6 +31,7 @@ _OPTIONS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
         *("batch_size", "device", "dtype", "engine", "history", "input", "label_seed", "model", "objective"),
+        *("config", "merge", "push"),
         *("engine-option", "log", "max_price", "min_context", "passes", "pool", "prefilter"),
         *("against", "checkpoints", "data", "leaks", "limit", "negatives", "out", "protocol", "shuffles"),
         *("split", "system", "train"),

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    Layers = list[tuple[torch.Tensor, torch.Tensor]]
-    """Keys and values of each layer, shaped (1, heads, tokens, head size)."""
+    from .growing import Span
 
 MIN_SHARED = 64
 """Tokens from which on a prefix of somebody else's prompt is worth taking over."""
@@ -35,24 +34,21 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens whose keys and values are known. Never changed once made, so that many rows may share it."""
+    """Tokens whose keys and values are known, in one row. Never changed once made, so that many may share it."""
 
     tokens: list[int]
-    layers: Layers
+    layers: list[Span]
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensors take."""
-        return sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        """Bytes that the tensors take, with the room behind them."""
+        return sum(span.buffer.nbytes for span in self.layers)
 
     def cut(self, length: int) -> Prefix:
         """The first `length` tokens."""
         if length == len(self.tokens):
             return self
-        return Prefix(
-            self.tokens[:length],
-            [(keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers],
-        )
+        return Prefix(self.tokens[:length], [span.cut(length) for span in self.layers])
 
 
 class PrefixCache:
@@ -131,10 +127,14 @@ class LabelHead:
         finally:
             handle.remove()
 
+    def hidden(self) -> torch.Tensor:
+        """Hidden states that came last, shaped (rows, tokens, hidden size)."""
+        assert self._hidden is not None, "nothing was watched"
+        return self._hidden
+
     def last_hidden(self) -> torch.Tensor:
         """Hidden state of the last token of each row, shaped (rows, hidden size)."""
-        assert self._hidden is not None, "nothing was watched"
-        return self._hidden[:, -1]
+        return self.hidden()[:, -1]
 
     def logits(self, hidden: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
         """Logits of the given tokens for one hidden state."""
@@ -165,15 +165,18 @@ class Batch:
         import torch
         from transformers import DynamicCache
 
+        from .growing import GrowingLayer
+
         self._model = model
         self._device = model.device
         self._head = head
         lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
         width = max(lengths)
         self._mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths], dtype=torch.long)
-        self._cache = (
-            DynamicCache(ddp_cache_data=_stack(prefixes, width)) if width else DynamicCache(config=model.config)
-        )
+        self._cache = DynamicCache(config=model.config)
+        if is_croppable(model):
+            starts = _stack(prefixes, width) if width else [None] * len(self._cache.layers)
+            self._cache.layers = [GrowingLayer(start) for start in starts]
         self._logits: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
         self._hidden: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
 
@@ -210,25 +213,22 @@ class Batch:
             return self._head.logits(self._hidden[row], tokens)
         return self._logits[row][list(tokens)].float()
 
-    def layers(self, row: int, length: int) -> Layers:
+    def layers(self, row: int, length: int) -> list[Span]:
         """Keys and values of the first `length` real tokens of a row."""
+        from .growing import Buffer, Span
+
+        spans = [layer.span() for layer in self._cache.layers]
+        if len(self._mask) == 1 and bool(self._mask[0, :length].all()):
+            return [span.cut(length) for span in spans]  # the row goes on in the same memory
         real = self._mask[row].nonzero().squeeze(1)[:length]
-        start, stop = int(real[0]), int(real[-1]) + 1
-        if stop - start == len(real):
-            where: Any = slice(start, stop)
+        copies = []
+        for span in spans:
             # A copy: a view would keep the whole batch alive.
-            copy = self._mask[:, start:stop].numel() < self._mask.numel()
-            return [
-                (keys.clone(), values.clone()) if copy else (keys, values)
-                for keys, values in (
-                    (layer.keys[row : row + 1, :, where], layer.values[row : row + 1, :, where])
-                    for layer in self._cache.layers
-                )
-            ]
-        where = real
-        return [
-            (layer.keys[row : row + 1, :, where], layer.values[row : row + 1, :, where]) for layer in self._cache.layers
-        ]
+            keys, values = span.keys[row : row + 1, :, real], span.values[row : row + 1, :, real]
+            buffer = Buffer.with_room(keys, values, length)
+            buffer.append(keys, values)
+            copies.append(Span(buffer, length))
+        return copies
 
 
 def is_croppable(model: Any) -> bool:
@@ -242,22 +242,25 @@ def is_croppable(model: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
-def _stack(prefixes: Sequence[Prefix | None], width: int) -> Layers:
-    import torch
+def _stack(prefixes: Sequence[Prefix | None], width: int) -> list[Span]:
+    """The prefixes of several rows as one, each padded on its left."""
+    from .growing import Buffer, Span
 
     if len(prefixes) == 1 and prefixes[0] is not None:
         return prefixes[0].layers
     sample = next(prefix for prefix in prefixes if prefix is not None)
     stacked = []
-    for number, (keys, values) in enumerate(sample.layers):
-        both = []
-        for which, like in enumerate((keys, values)):
-            block = torch.zeros(
-                len(prefixes), like.shape[1], width, like.shape[3], dtype=like.dtype, device=like.device
-            )
-            for row, prefix in enumerate(prefixes):
-                if prefix is not None:
-                    block[row, :, width - len(prefix.tokens) :] = prefix.layers[number][which][0]
-            both.append(block)
-        stacked.append((both[0], both[1]))
+    for number, like in enumerate(sample.layers):
+        shape = [tensor.expand(len(prefixes), -1, -1, -1) for tensor in (like.keys, like.values)]
+        buffer = Buffer.with_room(shape[0], shape[1], width)
+        for row, prefix in enumerate(prefixes):
+            start = width - (len(prefix.tokens) if prefix else 0)
+            # Masked, but what is multiplied by 0 must be a number.
+            buffer.keys[row, :, :start] = 0
+            buffer.values[row, :, :start] = 0
+            if prefix is not None:
+                buffer.keys[row, :, start:width] = prefix.layers[number].keys[0]
+                buffer.values[row, :, start:width] = prefix.layers[number].values[0]
+        buffer.used = width
+        stacked.append(Span(buffer, width))
     return stacked

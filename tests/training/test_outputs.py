@@ -1,0 +1,485 @@
+"""A training from its recipe to a checkpoint: what is refused before the first step, and what it leaves behind."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r1_rerank import R1Reranker
+from r1_rerank.checkpoint import CARD_NAME, EMBEDDED_HUB, RankerCard
+from r1_rerank.errors import CheckpointError, DataError, InputError
+from r1_rerank.rows import Candidate, Row, write_rows
+from r1_rerank.training.folder import StageResult
+from r1_rerank.training.logs import read_log
+from r1_rerank.training.outputs import publish, write_merged, write_outputs
+from r1_rerank.training.preflight import sample_rewards
+from r1_rerank.training.questions import Questions
+from r1_rerank.training.recipe import Recipe
+from r1_rerank.training.run import Training
+from r1_rerank.training.validation import Validation
+
+STAGE = {
+    "name": "Cold start",
+    "method": "supervised",
+    "examples": 8,
+    "batch": 4,
+    "learning_rate": 1e-2,
+    "phases": [{"candidates": [2, 3]}],
+}
+RL = {**STAGE, "name": "RL", "method": "expected", "on_policy": True}
+
+
+def rows(count: int, *, split: str = "train", words: int = 1) -> list[Row]:
+    return [
+        Row(
+            id=f"{split}-{number}",
+            task="passage",
+            query=f"{split} question {number}",
+            candidates=tuple(
+                Candidate(id=str(place), text=f"{'yes' if place == number % 3 else 'no'} {number}{place} " * words)
+                for place in range(3)
+            ),
+            relevance=tuple(float(place == number % 3) for place in range(3)),
+            split=split,
+            source="toy",
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def base(make_model: Callable[..., Any], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-base")
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one task."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "toy").mkdir()
+    write_rows(rows(30), folder / "toy" / "train.jsonl")
+    card = {"sources": {"train": [{"name": "Toys", "licence": "CC0", "home": "https://toys.example"}]}}
+    (folder / "toy" / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+def toy_training(weights: Path, toys: Path, out: Path, **changes: Any) -> Training:
+    settings: dict[str, Any] = {
+        "base": str(weights),
+        "precision": "float32",
+        "lora": {"r": 4},
+        "keep": "last",
+        "logging_every": 1,
+        "validate_every": 1,
+        "ranker": {"alphabet": "ABCDEF"},
+        "data": {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 4},
+        "stages": [STAGE, RL],
+    }
+    return Training(Recipe.model_validate({**settings, **changes}), out)
+
+
+@pytest.fixture
+def make(base: Path, toys: Path, tmp_path: Path) -> Callable[..., Training]:
+    """A training on toy rows; the keys of its recipe can be changed."""
+    return lambda out="out", **changes: toy_training(base, toys, tmp_path / out, **changes)
+
+
+@dataclass
+class Finished:
+    """A training, its stages and what the checkpoint came to."""
+
+    training: Training
+    results: tuple[StageResult, ...]
+    final: Validation | None
+
+    @property
+    def out(self) -> Path:
+        return self.training.out
+
+
+@pytest.fixture(scope="module")
+def finished(base: Path, toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    training = toy_training(base, toys, tmp_path_factory.mktemp("finished") / "ranker")
+    results = training.run()
+    return Finished(training, results, write_outputs(training, results, merge=True))
+
+
+def test_the_checkpoint_loads_by_its_folder_and_is_asked_as_it_was_trained(finished: Finished, base: Path) -> None:
+    out = finished.out
+    reranker = R1Reranker.from_pretrained(out)
+    result = reranker.rerank("train question 1", ["no 10", "yes 11", "no 12"])
+    assert (result.card, result.status, result.faults) == ("model", "ok", ())
+    card = RankerCard.read(out / CARD_NAME)
+    assert (card.base.name, card.form, card.labels.alphabet) == (str(base), "append", "ABCDEF")
+    merged = R1Reranker.from_pretrained(out / "merged").rerank("train question 1", ["no 10", "yes 11", "no 12"])
+    steps = zip(result.steps, merged.steps, strict=True)
+    assert all(one.logprobs == pytest.approx(other.logprobs, abs=0.05) for one, other in steps)
+
+
+def test_an_adapter_is_small_portable_and_readable_by_all(finished: Finished, base: Path) -> None:
+    from safetensors import safe_open
+
+    out = finished.out
+    with safe_open(out / "adapter_model.safetensors", "pt") as file:
+        assert {str(file.get_tensor(name).dtype) for name in file.keys()} == {"torch.bfloat16"}  # noqa: SIM118
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["r"]) == (str(base), 4)
+    assert (out / "adapter_model.safetensors").stat().st_mode & 0o444 == 0o444
+    assert not list(out.glob("tokenizer*"))  # the base has it
+
+
+@pytest.mark.parametrize(
+    ("ranker", "stage"),
+    [
+        ({"form": "append"}, {"method": "grpo", "on_policy": True, "group": 2}),
+        ({"form": "rewrite"}, {"method": "rloo", "eliminations": True, "group": 2}),
+        ({"form": "rewrite", "thinking": 4}, {"method": "sft"}),
+        ({"strategy": "dranker"}, {"method": "supervised"}),
+        ({"strategy": "dranker", "thinking": 4}, {"method": "grpo", "group": 2}),
+    ],
+)
+def test_every_method_runs_by_a_recipe(
+    make: Callable[..., Training], ranker: dict[str, Any], stage: dict[str, Any]
+) -> None:
+    training = make(
+        ranker={"alphabet": "ABCDEF", **ranker}, stages=[{**STAGE, "phases": [{"candidates": [2, 2]}], **stage}]
+    )
+    (result,) = training.run()
+    assert result.steps == 2
+    assert 0 < result.after["eval_mrr"] <= 1
+    log = read_log(training.out / "log.jsonl")
+    assert {line["step"] for line in log if "loss" in line} == {1, 2}
+    if result.method in ("grpo", "rloo"):
+        assert all("frac_reward_zero_std" in line for line in log if "loss" in line)
+    write_outputs(training, [result])
+    assert R1Reranker.from_pretrained(training.out).rerank("train question 1", ["no 10", "yes 11"]).ranking
+
+
+def test_whole_weights_come_with_their_tokenizer(make: Callable[..., Training]) -> None:
+    training = make(lora=None, stages=[STAGE, RL])
+    write_outputs(training, training.run())
+    out = training.out
+    assert (out / "model.safetensors").is_file()
+    assert (out / "tokenizer.json").is_file()
+    assert R1Reranker.from_pretrained(out).rerank("train question 1", ["no 10", "yes 11"]).status == "ok"
+    with pytest.raises(CheckpointError, match="nothing to merge"):
+        write_merged(out, out / "merged", start=training.start, card=training.card)
+
+
+def test_the_model_card_tells_data_licences_figures_recipe_and_versions(finished: Finished, toys: Path) -> None:
+    training, results, final = finished.training, finished.results, finished.final
+    page = (training.out / "README.md").read_text()
+    assert "- toy: 16 examples drawn from 26 rows" in page
+    assert "Toys. Licence: CC0. https://toys.example" in page
+    assert "| MRR | rows | before | after Cold start | after RL | this checkpoint |" in page
+    assert final is not None
+    assert f"| toy | 4 | {results[0].before['eval_mrr']:.3f} |" in page
+    assert f"{final.metrics()['eval_mrr']:.3f} |" in page
+    assert "p = " in page
+    assert "![Training curves](curves.png)" in page
+    assert (training.out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "transformers " in page
+    assert "learning_rate: 0.01" in page
+    assert str(toys) not in page
+    again = Recipe.model_validate(_yaml(page.partition("```yaml")[2].partition("```")[0]))
+    assert again == training.portable()
+
+
+def test_each_stage_begins_with_what_the_one_before_it_kept(finished: Finished) -> None:
+    first, second = finished.results
+    assert (first.kept, second.kept) == (2, 2)
+    assert second.before == pytest.approx(first.after, abs=1e-5)
+    assert first.before != first.after
+
+
+def test_without_validation_there_is_a_checkpoint_all_the_same(make: Callable[..., Training], toys: Path) -> None:
+    data = {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 0}
+    training = make(data=data, stages=[STAGE])
+    results = training.run()
+    assert write_outputs(training, results) is None
+    assert results[0].after == {}
+    assert "None were ranked" in (training.out / "README.md").read_text()
+
+
+def test_held_out_rows_are_not_trained_on_and_may_be_cut(make: Callable[..., Training], toys: Path) -> None:
+    data = {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 5}
+    whole = make(data=data)
+    (train,), (held,) = whole.inputs.sources
+    assert (len(train.rows), len(held.rows)) == (25, 5)
+    assert not {row.query for row in train.rows} & {row.query for row in held.rows}
+    cut = make(data={**data, "validation_phase": {"candidates": [2, 2], "words": [1, 1]}})
+    (ranked,) = cut.inputs.validation
+    assert [len(row.candidates) for row in ranked.rows] == [2] * 5
+    assert {row.query for row in ranked.rows} <= {row.query for row in held.rows}
+    assert all(len(candidate.text.split()) == 1 for row in ranked.rows for candidate in row.candidates)
+
+
+def test_an_adapter_can_be_gone_on_from(make: Callable[..., Training], finished: Finished) -> None:
+    start = finished.out
+    (after,) = make("more", start=str(start), stages=[RL]).run()
+    direct = R1Reranker.from_pretrained(start)
+    assert after.before["eval_mrr"] == make("more").validator(direct).metrics()["eval_mrr"]  # type: ignore[misc]
+    for changes, told in (
+        ({"lora": {"r": 8}}, r"lora\.r: 8, but the adapter .* has r = 4"),
+        ({"lora": None}, "start: .* is an adapter, and the recipe trains whole weights"),
+    ):
+        with pytest.raises(InputError, match=told):
+            _ = make("other", start=str(start), **changes).start
+    with pytest.raises(InputError, match=r"base: .* is an adapter: name its base"):
+        _ = make("other", base=str(start)).start
+
+
+def test_an_adapter_of_another_base_is_refused(
+    make: Callable[..., Training],
+    make_model: Callable[..., Any],
+    tokenizer: Any,
+    finished: Finished,
+    tmp_path: Path,
+) -> None:
+    make_model(tokenizer, seed=1).save_pretrained(tmp_path / "other-base")
+    tokenizer.save_pretrained(tmp_path / "other-base")
+    with pytest.raises(InputError, match=r"start: .* was trained from .*, not from .*other-base"):
+        make("next", base=str(tmp_path / "other-base"), start=str(finished.out)).run()
+    assert not (tmp_path / "next").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data": {"train": [{"rows": "toy"}]}}, "data: 'toy' is no file or folder here.*pass --data BUILT"),
+        ({"stages": [{**STAGE, "phases": [{"candidates": [4, 5]}]}]}, r"stages\[0\]\.phases\[0\]: no row fits"),
+        ({"stages": [STAGE, {**RL, "phases": [{"tasks": ["routing"]}]}]}, r"stages\[1\]\.phases\[0\]: no row fits"),
+        ({"ranker": {"alphabet": "AB"}}, "row: 'train-.*' has 3 candidates"),
+        ({"stages": [{**STAGE, "max_prompt_tokens": 60}]}, r"stage 'Cold start': 8 of 8 prompts are longer than 60"),
+        ({"stages": [STAGE, {**RL, "method": "grpo", "rewards": {"format": 1.0}}]}, "rewards: format cannot judge"),
+        ({"lora": {"targets": ["no_such_layer"]}}, r"lora\.targets: do not fit the model"),
+        ({"start": "./missing"}, "model: './missing' is no folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_before_the_first_step(
+    make: Callable[..., Training], tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        make(**changes).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_that_are_missing_or_tested_on_are_named(
+    make: Callable[..., Training], toys: Path, tmp_path: Path
+) -> None:
+    data = {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 3}
+    with pytest.raises(DataError, match="nowhere: does not exist"):
+        make(data={**data, "train": [{"rows": "nowhere"}]}).run()
+    with pytest.raises(InputError, match=r"validation: is no test of source 'toy'.*30 x its question stands in valid"):
+        make(data={**data, "validation": [{"rows": "toy", "split": "train"}]}).run()
+    write_rows(rows(5, split="test"), tmp_path / "test.jsonl")
+    with pytest.raises(InputError, match="not of the split train"):
+        make(data={**data, "train": [{"rows": str(tmp_path / "test.jsonl")}], "validation_limit": 1}).run()
+    with pytest.raises(InputError, match=r"task: no row of data\.train is of routing"):
+        make(data={**data, "tasks": ["routing"]}).run()
+
+
+def test_prompts_longer_than_the_model_are_counted_and_named(make: Callable[..., Training], tmp_path: Path) -> None:
+    long = [*rows(20), *rows(3, words=600)]
+    write_rows([Row(**{**vars(row), "id": str(number)}) for number, row in enumerate(long)], tmp_path / "long.jsonl")
+    data = {"train": [{"rows": str(tmp_path / "long.jsonl")}], "validation_limit": 0}
+    with pytest.raises(
+        InputError, match=r"max_prompt_tokens: stage 'Cold start': \d+ of 40 prompts are longer"
+    ) as told:
+        make(data=data, stages=[{**STAGE, "examples": 40}]).run()
+    assert "row '2" in str(told.value)  # one of the long ones
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_settings", "told"),
+    [
+        ({"special": ("[A",)}, r"ranker\.alphabet: A are not one token each in this model: use 'BCDEF'"),
+        (
+            {"lower": True},
+            r"ranker: this tokenizer cuts answers: of '<answer>\[C\]</answer>' .* it leaves '<answer>\[c\]",
+        ),
+    ],
+)
+def test_a_tokenizer_that_cannot_write_answers_is_named(
+    make: Callable[..., Training],
+    make_tokenizer: Callable[..., Any],
+    make_model: Callable[..., Any],
+    tmp_path: Path,
+    tokenizer_settings: dict[str, Any],
+    told: str,
+) -> None:
+    lower = tokenizer_settings.pop("lower", False)
+    tokenizer = make_tokenizer(**tokenizer_settings)
+    if lower:  # as BERT's: what it writes is not what was written
+        from tokenizers import normalizers
+
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    folder = tmp_path / "odd-base"
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match=told):
+        make(base=str(folder)).run()
+
+
+def test_a_chat_template_that_rewrites_turns_cannot_append(
+    make: Callable[..., Training], make_tokenizer: Callable[..., Any], make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "turns: {{ messages | length }} {{ messages[-1]['content'] }} answer: "
+    folder = tmp_path / "odd-base"
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(InputError, match=r"ranker\.form: .*set it to rewrite"):
+        make(base=str(folder)).run()
+    assert make(base=str(folder), ranker={"alphabet": "ABCDEF", "form": "rewrite"}, stages=[STAGE]).run()
+
+
+def test_a_folder_with_something_in_it_is_refused(make: Callable[..., Training], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"out: .* is not empty and holds no training"):
+            make().run(resume=resume)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out: .* is a file"):
+        make("file").run()
+
+
+def test_a_finished_training_stays_as_it_is(make: Callable[..., Training], finished: Finished, tmp_path: Path) -> None:
+    shutil.copytree(finished.out, tmp_path / "out")
+    with pytest.raises(InputError, match=r"out: .* holds a training; pass --resume"):
+        make().run()
+    with pytest.raises(InputError, match=r"resume: .*another recipe .*stages\[0\]\.examples"):
+        make(stages=[{**STAGE, "examples": 4}, RL]).run(resume=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert make().run(resume=True) == finished.results  # all done: nothing is done again
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_a_teacher_is_asked_about_the_rows(make: Callable[..., Training]) -> None:
+    training = make(stages=[{**STAGE, "teacher": {"system": "bm25", "weight": 1.0, "temperature": 1.0}}])
+    teacher = training.inputs.teacher(training.recipe.stages[0])
+    assert teacher is not None
+    ((_, outcome),) = teacher.rank_iter(training.inputs.mixtures[0][:1])
+    assert outcome.scores is not None
+    assert training.run()[0].steps == 2
+
+
+def test_a_dry_run_shows_prompt_rewards_and_cost_and_writes_nothing(make: Callable[..., Training]) -> None:
+    training = make()
+    preview = training.dry_run()
+    assert not training.out.exists()
+    assert preview.prompt.endswith("<answer>[")
+    assert preview.row.query in preview.prompt
+    assert 0 < preview.trained < preview.parameters
+    for one, stage in zip(preview.estimates, training.recipe.stages, strict=True):
+        assert (one.stage, one.steps, one.examples) == (stage.name, 2, 8)
+        assert 0 < one.tokens <= one.longest
+        assert one.seconds > 0
+        assert one.memory > 0
+
+
+def test_sample_rewards_are_those_of_the_answers(make: Callable[..., Training]) -> None:
+    training = make()
+    (row,) = rows(1)  # its first candidate is relevant
+    found = dict(sample_rewards(training.questions.first(row)))
+    assert found == {"<answer>[A]</answer>": 0.0, "<answer>[B]</answer>": 1.0, "<answer>[C]</answer>": 1.0}
+    whole = make(ranker={"alphabet": "ABCDEF", "strategy": "dranker"}, stages=[STAGE])
+    values = dict(sample_rewards(Questions(whole.card).first(row)))
+    assert max(values, key=lambda answer: values[answer]) == "<answer>[A] > [B] > [C]</answer>"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a push takes; keeps what it is sent."""
+
+    def do_GET(self) -> None:
+        self._answer({"id": "you/ranker", "sha": "0" * 40, "siblings": [], "tags": []})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        server: Any = self.server
+        if self.path.endswith("/repos/create"):
+            name = json.loads(body)["name"]
+            if name == "refused":
+                return self._answer({"error": "You may not."}, status=400)
+            return self._answer({"url": f"{server.address}/you/{name}"})
+        if self.path.endswith("/validate-yaml"):
+            return self._answer({"errors": [], "warnings": []})
+        if "/preupload/" in self.path:
+            paths = [file["path"] for file in json.loads(body)["files"]]
+            files = [{"path": path, "uploadMode": "regular", "shouldIgnore": False, "oid": None} for path in paths]
+            return self._answer({"files": files})
+        if "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            return self._answer(
+                {"commitUrl": f"{server.address}/you/ranker/commit/1", "commitOid": "1" * 40, "success": True}
+            )
+        return self._answer({"error": f"unexpected: {self.path}"}, status=404)
+
+    def _answer(self, content: object, *, status: int = 200) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    import huggingface_hub.constants
+
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.files, server.address = {}, f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)  # read once, from HF_ENDPOINT
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "not-a-token")
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_push_publishes_the_checkpoint_and_not_the_workshop(finished: Finished, hub: Any) -> None:
+    out = finished.out
+    assert publish(out, "ranker") == f"{hub.address}/you/ranker"
+    assert hub.files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
+    assert {CARD_NAME, "adapter_config.json", "README.md", "curves.png", "recipe.yaml", "log.jsonl"} <= set(hub.files)
+    assert not [path for path in hub.files if path.startswith(("stages", "merged", "validation"))]
+    with pytest.raises(CheckpointError, match=r"you/refused cannot be pushed: .*You may not"):
+        publish(out, "you/refused")
+
+
+@pytest.mark.model
+def test_an_embedded_base_is_named_by_its_hub_name(make: Callable[..., Training]) -> None:
+    training = make(base="embedded", precision="bfloat16", stages=[{**STAGE, "examples": 4}])
+    write_outputs(training, training.run())
+    out = training.out
+    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == EMBEDDED_HUB
+    assert "license: apache-2.0" in (out / "README.md").read_text()
+    assert R1Reranker.from_pretrained(out).rerank("train question 1", ["no 10", "yes 11"]).faults == ()
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)

@@ -1,0 +1,191 @@
+"""Recipes: read from YAML or by name, complete once read, and refused by the name of the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from r1_rerank.checkpoint import BaseModelCard
+from r1_rerank.errors import InputError
+from r1_rerank.prompts import PromptTemplate
+from r1_rerank.training.data import Phase
+from r1_rerank.training.recipe import (
+    LabelStage,
+    PolicyStage,
+    RationaleStage,
+    Recipe,
+    builtin_recipes,
+    read_recipe,
+)
+
+BASE = BaseModelCard(name="some/base", sha256=None)
+STAGE = {"name": "first", "method": "supervised", "examples": 30, "learning_rate": 1e-3}
+DATA = {"train": [{"rows": "passage-5"}]}
+
+
+def written(folder: Path, **content: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"data": DATA, "stages": [STAGE], **content}), encoding="utf-8")
+    return path
+
+
+def test_every_builtin_recipe_reads_and_says_how_its_model_is_asked() -> None:
+    names = builtin_recipes()
+    assert {"embedded-cpu", "smoke-cpu", "lora-24gb", "qwen2.5-3b-paper"} <= set(names)
+    assert not any(name.startswith(("accelerate", "verl")) for name in names)  # other programs read those
+    for name in names:
+        recipe = read_recipe(name)
+        card = recipe.ranker.card(BASE)
+        assert card.strategy == recipe.ranker.strategy
+        assert card.thinking.budget == recipe.ranker.thinking
+
+
+def test_the_papers_setting_is_the_papers() -> None:
+    recipe = read_recipe("qwen2.5-3b-paper")
+    (stage,) = recipe.stages
+    assert isinstance(stage, PolicyStage)
+    assert (recipe.base, recipe.lora, recipe.ranker.form) == ("Qwen/Qwen2.5-3B-Instruct", None, "rewrite")
+    assert (stage.learning_rate, stage.kl, stage.batch, stage.steps) == (1e-6, 0.001, 64, 1501)
+    assert (stage.max_prompt_tokens, stage.max_completion_tokens, stage.temperature) == (1400, 1024, 1.0)
+    assert stage.eliminations
+    assert {source.rows for source in recipe.data.train} == {
+        *("rec-movie", "rec-music", "rec-game"),
+        *("router-performance", "router-balance", "router-cost"),
+        *("passage-5", "passage-7", "passage-9"),
+    }
+
+
+@pytest.mark.parametrize("name", builtin_recipes())
+def test_a_recipe_as_run_reads_as_the_same_recipe(name: str, tmp_path: Path) -> None:
+    recipe = read_recipe(name)
+    path = tmp_path / "as-run.yaml"
+    path.write_text(recipe.to_yaml(), encoding="utf-8")
+    assert read_recipe(path) == recipe
+
+
+def test_stages_take_over_what_they_do_not_say(tmp_path: Path) -> None:
+    stages = [STAGE, {**STAGE, "name": "second", "seed": 9, "save_every": 7}]
+    first, second = read_recipe(written(tmp_path, seed=4, save_every=50, precision="float32", stages=stages)).stages
+    assert (first.seed, first.save_every, first.precision) == (4, 50, "float32")
+    assert (second.seed, second.save_every, second.precision) == (9, 7, "float32")
+
+
+def test_methods_have_settings_of_their_own(tmp_path: Path) -> None:
+    thinking = {"strategy": "iranker", "form": "rewrite", "thinking": 64}
+    stages = [{**STAGE, "name": name, "method": name} for name in ("sft", "grpo", "rloo")]
+    recipe = read_recipe(written(tmp_path, ranker=thinking, stages=stages))
+    assert [type(stage) for stage in recipe.stages] == [RationaleStage, PolicyStage, PolicyStage]
+    (stage,) = read_recipe(written(tmp_path)).stages
+    assert isinstance(stage, LabelStage)
+    assert stage.phases == (Phase(),)
+
+
+def test_numbers_as_yaml_writes_them_are_numbers(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for a text."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "data: {train: [{rows: a}]}\n"
+        "stages: [{name: a, method: supervised, examples: 20, batch: 8, learning_rate: 1e-3, "
+        "phases: [{candidates: [2, 4]}]}]\n"
+    )
+    (stage,) = read_recipe(path).stages
+    assert (stage.learning_rate, stage.steps) == (0.001, 3)
+    assert stage.phases == (Phase(candidates=(2, 4)),)
+
+
+def test_own_templates_are_taken_into_the_recipe_from_beside_it(tmp_path: Path) -> None:
+    own = PromptTemplate.builtin("passage").to_dict() | {"eliminate": "Which one fits worst?"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
+    recipe = read_recipe(written(tmp_path, ranker={"templates": {"passage": "mine.yaml"}}))
+    (tmp_path / "mine.yaml").unlink()
+    card = recipe.ranker.card(BASE)
+    assert card.prompt_templates()["passage"].eliminate == "Which one fits worst?"
+    assert card.templates["routing"] == "builtin"
+
+
+def test_templates_that_do_not_agree_make_no_card(tmp_path: Path) -> None:
+    """Two of three close their candidates with the label: what would the card say?"""
+    own = PromptTemplate.builtin("passage").to_dict() | {"candidate": "[{label}] {text}"}
+    recipe = read_recipe(written(tmp_path, ranker={"templates": {"passage": own}}))
+    with pytest.raises(InputError, match=r"ranker: .*labels\.close") as caught:
+        recipe.ranker.card(BASE)
+    assert caught.value.argument == "ranker"
+
+
+def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> None:
+    phases = [{"tasks": ["passage"]}, {"tasks": ["routing", "passage"]}, {}]
+    stages = [{**STAGE, "phases": phases}, {**STAGE, "name": "second", "phases": phases[:1]}]
+    recipe = read_recipe(written(tmp_path, stages=stages))
+    assert recipe.over() == recipe
+    routing = recipe.over(folder="somewhere", tasks=["routing"])
+    assert [len(stage.phases) for stage in routing.stages] == [2]
+    assert (routing.data.folder, routing.data.tasks) == ("somewhere", ("routing",))
+    assert routing.over() == routing
+    only = read_recipe(written(tmp_path, stages=stages[1:]))
+    with pytest.raises(InputError, match="no stage of the recipe is for routing"):
+        only.over(tasks=["routing"])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"stages": [{**STAGE, "bacth": 3}]}, r"stages\.0\.bacth: there is no such key"),
+        ({"stages": [{**STAGE, "phases": [{"candidates": [2, 3], "size": 1}]}]}, r"stages\.0\.phases\.0\.size: there"),
+        ({"stages": [{**STAGE, "phases": [{"candidates": [3, 2]}]}]}, r"stages\.0\.phases\.0: candidates: 3 to 2"),
+        ({"stages": [{**STAGE, "group": 8}]}, r"stages\.0\.group: there is no such key"),  # of another method
+        ({"stages": [{**STAGE, "method": "ppo"}]}, r"stages\.0: .*'ppo'.*grpo"),
+        ({"stages": [{**STAGE, "learning_rate": 0}]}, r"stages\.0\.learning_rate: .*greater than 0"),
+        ({"stages": [{**STAGE, "learning_rate": float("nan")}]}, r"stages\.0\.learning_rate"),
+        ({"stages": [{**STAGE, "name": "../up"}]}, r"stages\.0\.name"),
+        ({"stages": []}, "stages: "),
+        ({"stages": [STAGE, STAGE]}, "two stages have the same name"),
+        ({"extra": 1}, "extra: there is no such key"),
+        ({"data": {"train": []}}, r"data\.train: "),
+        ({"data": {"train": [{"rows": "a", "weight": -1}]}}, r"data\.train\.0\.weight: .*greater than 0"),
+        ({"ranker": {"strategy": "pranker"}}, r"ranker\.strategy: "),
+        ({"ranker": {"templates": {"passage": "missing.yaml"}}}, r"ranker\.templates: .*missing\.yaml"),
+        ({"lora": {"r": 0}}, r"lora\.r: "),
+        ({"ranker": {"thinking": 64}}, "'first': supervised answers at once: set ranker.thinking to 0"),
+        ({"stages": [{**STAGE, "method": "sft"}]}, "sft teaches reasons: set ranker.thinking"),
+        ({"stages": [{**STAGE, "method": "expected"}], "ranker": {"strategy": "dranker"}}, "needs eliminations"),
+        ({"stages": [{**STAGE, "method": "grpo", "on_policy": True}], "ranker": {"strategy": "dranker"}}, "needs elim"),
+        ({"stages": [{**STAGE, "method": "rloo", "on_policy": True}]}, "on_policy needs method: grpo"),
+        ({"stages": [{**STAGE, "method": "grpo", "on_policy": True, "eliminations": True}]}, "drop eliminations"),
+        ({"stages": [{**STAGE, "method": "grpo", "vllm_server": "http://x"}]}, "vllm_server needs vllm: server"),
+        ({"stages": [{**STAGE, "method": "grpo", "group": 1}]}, r"stages\.0\.group: .*greater than or equal to 2"),
+        ({"stages": [{**STAGE, "method": "expected", "teacher": {}}]}, "teacher needs method: supervised"),
+        ({"stages": [{**STAGE, "teacher": {"system": "random"}}]}, r"teacher\.system: random cannot teach"),
+        ({"stages": [{**STAGE, "teacher": {"system": "nobody"}}]}, r"teacher\.system: .*'nobody' is unknown"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_key(tmp_path: Path, content: dict[str, Any], told: str) -> None:
+    path = written(tmp_path, **content)
+    with pytest.raises(InputError, match=told) as caught:
+        read_recipe(path)
+    assert caught.value.argument == "config"
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("smoke", None, "neither a YAML file nor one of .*smoke-cpu"),
+        ("missing.yaml", None, "cannot be read"),
+        ("torn.yaml", "stages: [", "is no YAML"),
+        ("list.yaml", "- 1", "recipe: "),
+        ("empty.yaml", "", "recipe: "),
+    ],
+)
+def test_what_is_no_recipe_is_named(tmp_path: Path, name: str, text: str | None, told: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=told):
+        read_recipe(tmp_path / name if "." in name else name)
+
+
+def test_a_recipe_is_made_without_a_file_too() -> None:
+    recipe = Recipe.model_validate({"data": DATA, "stages": [STAGE], "ranker": {"alphabet": "ABCD"}})
+    assert recipe.ranker.card(BASE).labels.alphabet == "ABCD"

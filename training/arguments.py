@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from .precision import computes_mixed, overrule_launcher
 
 if TYPE_CHECKING:
     from .recipe import BaseStage
@@ -16,7 +17,7 @@ def training_arguments(stage: BaseStage, folder: str, model: Any) -> dict[str, A
     Args:
         stage: What the recipe says.
         folder: For checkpoints.
-        model: On its device.
+        model: On its device; says how it is computed, see `precision_of`.
 
     Raises:
         InputError: A batch that the processes cannot share.
@@ -24,9 +25,10 @@ def training_arguments(stage: BaseStage, folder: str, model: Any) -> dict[str, A
     from accelerate import PartialState
 
     device = next(model.parameters()).device
-    processes = PartialState().num_processes
+    processes = PartialState(cpu=device.type == "cpu").num_processes
     if stage.batch % processes:
         raise InputError("batch", f"{stage.batch} rows cannot be shared by {processes} processes")
+    overrule_launcher(model)
     return {
         "output_dir": folder,
         "per_device_train_batch_size": stage.batch // processes,
@@ -45,14 +47,6 @@ def training_arguments(stage: BaseStage, folder: str, model: Any) -> dict[str, A
         "report_to": stage.report_to if isinstance(stage.report_to, str) else list(stage.report_to),
         "seed": stage.seed,
         "use_cpu": device.type == "cpu",
-        "bf16": stage.precision == "mixed" and _computes_bfloat16(device),
+        "bf16": computes_mixed(model),
         "disable_tqdm": True,
     }
-
-
-def _computes_bfloat16(device: Any) -> bool:
-    import torch
-
-    from ..engines.loading import choose_dtype
-
-    return choose_dtype("auto", device) is torch.bfloat16

@@ -104,7 +104,8 @@ class Mixture(Sequence[Row]):
     """Examples drawn from sources: rows with one list each, in random order, under an id of their own.
 
     A list holds one relevant candidate, drawn where there are several, and others that are not. The rows of a source
-    come in random order, each once before any comes again.
+    come in random order, each once before any comes again, whatever the phase; but a row whose turn comes in a phase
+    that it does not fit is passed over, and its next turn is in the next round.
 
     Args:
         sources: What to draw from, by weight.

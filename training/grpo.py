@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..prompts import ANSWER_CLOSE, FIRST_LABEL, render_answer
+from ..prompts import FIRST_LABEL, render_answer
 from ..rows import Row
 from ..strategies import Ask
 from .arguments import training_arguments
 from .callbacks import add_callbacks
-from .preflight import answer_tokens
+from .folder import WEIGHTS
+from .generation import completion_tokens, generation_arguments, require_vllm
+from .processes import sharding
 from .prompting import Prompts
 from .questions import Questions
 from .resuming import last_checkpoint
@@ -43,17 +45,13 @@ from .rewards import (
 )
 from .rollouts import Rollouts
 from .traces import as_it_was, reference_weights, require_trl, without_bars
+from .weights import gather_weights
 
 if TYPE_CHECKING:
-    from .recipe import PolicyStage, RationaleStage, RewardName
+    from .recipe import PolicyStage, RewardName
 
-_MICRO_BATCH = 16
-"""Sequences at once, where a stage does not say."""
 _RECALL = 5
 """How far down the recall reward looks."""
-_CERTAIN = 1e3
-"""Added to a logit that is to win."""
-_VLLM = "TRL 1.16 generates with vLLM 0.22 to 0.31"
 
 
 def train_policy(
@@ -91,9 +89,13 @@ def train_policy(
         trainer = policy_trainer(
             model, tokenizer, mixture=mixture, questions=questions, stage=stage, folder=folder, callbacks=callbacks
         )
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+        last = last_checkpoint(folder) if resume else None
+        if last is not None and hasattr(model, "peft_config"):
+            # Beside a copy of the adapter, the one for the KL, transformers would load the copy alone.
+            model.load_adapter(last, model.active_adapter, is_trainable=True)
+        trainer.train(resume_from_checkpoint=last)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            trainer.save_model(str(Path(folder) / "weights"))
+            gather_weights(trainer, Path(folder) / WEIGHTS)
 
 
 def policy_trainer(
@@ -110,25 +112,19 @@ def policy_trainer(
     require_trl()
     import trl
 
-    if questions.card.drop > 1 and questions.card.strategy == "iranker":
-        raise InputError("ranker.drop", f"sampled training judges one label a step, not {questions.card.drop}: set 1")
+    check_stage(stage, mixture=mixture, questions=questions, model=model, tokenizer=tokenizer)
     prompts = Prompts(questions, tokenizer)
-    chooses = questions.card.strategy == "iranker" and not questions.thinking  # a label, in one token
-    if chooses:
-        prompts.require_labels()
+    chooses, played = _chooses(questions), _is_played(stage, questions)
     longest = 1 if chooses else completion_tokens(stage, prompts)
     dataset = prompts.dataset(mixture)
-    rewards = stage_rewards(
-        stage, ask="rank" if questions.card.strategy == "dranker" else "eliminate", questions=questions, limit=longest
-    )
-    played = stage.method == "grpo" and (stage.on_policy or chooses)
+    rewards = stage_rewards(stage, ask=_asked(questions), questions=questions, limit=longest)
     # TRL's own generation ends where the label is written; a rollout closes the answer itself.
     functions = [_closing(reward) if chooses and not played else reward for reward, _ in rewards.values()]
     arguments = {
         **_arguments(stage, str(folder), model, rows=len(mixture)),
         "max_completion_length": longest,
         "reward_weights": [weight for _, weight in rewards.values()],
-        **_generation(stage, prompts, max(map(len, dataset["labels"])) if chooses else 0, played=played),
+        **generation_arguments(stage, prompts, max(map(len, dataset["labels"])) if chooses else 0, played=played),
     }
     common = {
         "model": model,
@@ -158,14 +154,52 @@ def policy_trainer(
     with reference, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are using 'rollout_func'")
         trainer = trl.GRPOTrainer(**common, args=trl.GRPOConfig(**arguments), rollout_func=rollouts)
-    if played and trainer.is_fsdp_enabled:
+    add_callbacks(trainer, callbacks)
+    return trainer
+
+
+def check_stage(
+    stage: PolicyStage, *, mixture: Sequence[Row], questions: Questions, model: Any, tokenizer: Any
+) -> None:
+    """Finds what `train_policy` would refuse, before anything is trained.
+
+    Raises:
+        InputError: Settings that do not fit together, or not the processes that there are.
+        CheckpointError: A tokenizer that cannot be trained with.
+    """
+    if questions.card.drop > 1 and questions.card.strategy == "iranker":
+        raise InputError("ranker.drop", f"sampled training judges one label a step, not {questions.card.drop}: set 1")
+    prompts = Prompts(questions, tokenizer)
+    prompts.require_plain(questions.first(mixture[0]))
+    if _chooses(questions):
+        prompts.require_labels()
+    stage_rewards(stage, ask=_asked(questions), questions=questions, limit=1)
+    played = _is_played(stage, questions)
+    if stage.vllm is not None:
+        if _chooses(questions) and played:
+            raise InputError("vllm", "an answer of one label is no text to generate: leave vllm out, or use rloo")
+        require_vllm()
+    if played and sharding() == "FSDP":
         raise InputError(
             "accelerate",
             "answers at once and on-policy states need whole weights in each process: use DDP or ZeRO-3, or for FSDP "
             "a ranker that thinks without on_policy",
         )
-    add_callbacks(trainer, callbacks)
-    return trainer
+    training_arguments(stage, "", model)
+
+
+def _asked(questions: Questions) -> Ask:
+    return "rank" if questions.card.strategy == "dranker" else "eliminate"
+
+
+def _chooses(questions: Questions) -> bool:
+    """Whether an answer is a label, in one token."""
+    return questions.card.strategy == "iranker" and not questions.thinking
+
+
+def _is_played(stage: PolicyStage, questions: Questions) -> bool:
+    """Whether a rollout answers, not TRL's own generation."""
+    return stage.method == "grpo" and (stage.on_policy or _chooses(questions))
 
 
 def stage_rewards(
@@ -203,16 +237,11 @@ def stage_rewards(
     return {name: (known[name](), weight) for name, weight in weights.items()}
 
 
-def completion_tokens(stage: PolicyStage | RationaleStage, prompts: Prompts) -> int:
-    """Most tokens of what a policy writes: its thinking, its answer, and the end of its turn."""
-    return answer_tokens(stage, prompts.questions, prompts.chat) + (stage.max_completion_tokens is None)
-
-
 def _arguments(stage: PolicyStage, folder: str, model: Any, *, rows: int) -> dict[str, Any]:
     arguments = training_arguments(stage, folder, model)
     # A batch counts rows, TRL counts answers.
     answers = arguments["per_device_train_batch_size"] * stage.group
-    most = min(stage.micro_batch or _MICRO_BATCH, answers)
+    most = min(stage.sequences, answers)
     micro = max(size for size in range(1, most + 1) if answers % size == 0)
     return {
         **arguments,
@@ -230,44 +259,6 @@ def _arguments(stage: PolicyStage, folder: str, model: Any, *, rows: int) -> dic
         "beta": stage.kl,
         "epsilon": stage.clip,
     }
-
-
-def _generation(stage: PolicyStage, prompts: Prompts, choices: int, *, played: bool) -> dict[str, Any]:
-    """How TRL's own generation keeps to the form: it knows no stop text.
-
-    Args:
-        stage: Who generates.
-        prompts: For tokens.
-        choices: The answer is one of so many labels; 0: it is text.
-        played: A rollout generates the labels.
-    """
-    labels = [prompts.chat.label_ids[label] for label in prompts.questions.card.labels.alphabet[:choices]]
-    if stage.vllm is None:
-        # One of the labels; or else the end of the turn after an answer, which the model need not find by itself.
-        certain = [[label] for label in labels] or [list(tokens) for tokens in prompts.endings()]
-        bias = [[tokens, _CERTAIN] for tokens in certain]
-        return {} if labels and played else {"generation_kwargs": {"sequence_bias": bias}}
-    if labels and played:
-        raise InputError("vllm", "an answer of one label is no text to generate: leave vllm out, or use rloo")
-    _require_vllm()
-    form: dict[str, Any] = {"stop": [ANSWER_CLOSE], "include_stop_str_in_output": True}
-    if labels:
-        form = {"allowed_token_ids": labels}
-    place: dict[str, Any] = {"vllm_server_base_url": stage.vllm_server} if stage.vllm == "server" else {}
-    if stage.vllm == "colocate":
-        place = {"vllm_gpu_memory_utilization": stage.vllm_memory}
-        if stage.max_prompt_tokens is not None:  # or else it makes room for the model's whole context
-            place["vllm_max_model_length"] = stage.max_prompt_tokens + completion_tokens(stage, prompts)
-    return {"use_vllm": True, "vllm_mode": stage.vllm, "generation_kwargs": form, **place}
-
-
-def _require_vllm() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from trl.import_utils import is_vllm_available
-
-        if not is_vllm_available():
-            raise InputError("vllm", f"is not installed: {_VLLM}; or leave it out, and transformers generates")
 
 
 def _whole_batches(dataset: Any, batch: int) -> Any:

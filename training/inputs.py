@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,9 +13,11 @@ from ..errors import DataError, InputError
 from ..evaluation.registry import Builder, Spec
 from ..evaluation.rowsets import RowSet, choose
 from ..evaluation.systems import System
-from ..rows import Row
-from .data import Mixture, Source, check_apart, elimination_rows, hold_out, read_sources
-from .recipe import LabelStage, PolicyStage, Recipe, RowsSettings, Stage
+from .data import Mixture, Source, check_apart, elimination_rows, hard_negatives, hold_out, pool_of, read_sources
+from .mining import EasyNegatives
+from .recipe import LabelStage, NegativesSettings, PolicyStage, Recipe, RowsSettings, Stage
+
+logger = logging.getLogger(__name__)
 
 
 class Inputs:
@@ -26,6 +29,7 @@ class Inputs:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._negatives: dict[str, tuple[NegativesSettings, str]] = {}
 
     @cached_property
     def sources(self) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
@@ -38,10 +42,12 @@ class Inputs:
         data = self._recipe.data
         train = self._read("train", data.train, "train")
         if data.validation_limit and not data.validation:
-            return hold_out(train, -(-data.validation_limit // len(train)), seed=data.seed)
-        held = self._read("validation", data.validation, "dev") if data.validation_limit else ()
-        check_apart(train, held)
-        return train, held
+            train, held = hold_out(train, -(-data.validation_limit // len(train)), seed=data.seed)
+        else:
+            held = self._read("validation", data.validation, "dev") if data.validation_limit else ()
+            check_apart(train, held)
+        # Only now: what is held out is no negative either.
+        return tuple(self._mined(source) for source in train), held
 
     @cached_property
     def mixtures(self) -> tuple[Mixture, ...]:
@@ -58,28 +64,61 @@ class Inputs:
         data, (_, held) = self._recipe.data, self.sources
         if data.validation_phase is None or not held:
             return held
-        try:
-            cut = Mixture(
-                held, count=data.validation_limit, phases=(data.validation_phase,), seed=data.seed, any_split=True
-            )
-        except InputError as error:
-            raise InputError("data.validation_phase", str(error).partition(": ")[2]) from error
-        rows: dict[str, list[Row]] = {source.name: [] for source in held}
-        for place, row in enumerate(cut):
-            rows[cut.source_of(place).name].append(row)
-        return tuple(replace(source, rows=tuple(rows[source.name])) for source in held if rows[source.name])
+        phase = data.validation_phase
+        fitting = [replace(source, rows=tuple(filter(phase.fits, source.rows))) for source in held]
+        fitting = [source for source in fitting if source.rows]
+        several = {source.name: EasyNegatives(source.rows).several for source in fitting}
+        if not fitting or (phase.easy and not any(several.values())):
+            detail = "of easy negatives: there are no two held-out passage questions" if fitting else "no row fits it"
+            raise InputError("data.validation_phase", f"{detail}: change it, or hold out other rows")
+        cut = []
+        for source in fitting:
+            own = phase if several[source.name] else replace(phase, easy=0.0)
+            try:  # each row once
+                rows = Mixture([source], count=len(source.rows), phases=(own,), seed=data.seed, any_split=True)
+            except InputError as error:
+                raise InputError("data.validation_phase", str(error).partition(": ")[2]) from error
+            cut.append(replace(source, rows=tuple(rows)))
+        return tuple(cut)
 
     def _read(self, what: str, settings: Sequence[RowsSettings], split: str) -> tuple[Source, ...]:
-        data, found = self._recipe.data, list[Source]()
+        data, found, absent = self._recipe.data, list[Source](), list[DataError | InputError]()
         for number, one in enumerate(settings):
-            path = _find_rows(one.rows, data.folder, f"data.{what}[{number}].rows")
+            argument = f"data.{what}[{number}].rows"
+            try:
+                path = _find_rows(one.rows, data.folder, argument)
+            except (DataError, InputError) as error:
+                if data.absent == "refuse":
+                    raise
+                absent.append(error)
+                continue
             for source in read_sources(path, split=one.split or split, weight=one.weight):
                 rows = [row for row in source.rows if data.tasks is None or row.task in data.tasks]
                 if rows:
                     found.append(replace(source, rows=tuple(choose(rows, one.limit, data.seed))))
+                    if one.negatives is not None:
+                        self._negatives[source.name] = one.negatives, argument.replace(".rows", ".negatives")
+        if absent and not found:
+            raise absent[0]
+        for missing in absent:
+            logger.warning("left out: %s", missing)
         if settings and not found:
             raise InputError("task", f"no row of data.{what} is of {', '.join(data.tasks or ())}")
         return tuple(found)
+
+    def _mined(self, source: Source) -> Source:
+        """The source, its passage rows with hard negatives where the recipe wants them."""
+        if source.name not in self._negatives:
+            return source
+        settings, argument = self._negatives[source.name]
+        passages = [row for row in source.rows if row.task == "passage"]
+        if not passages:
+            raise InputError(argument, f"source {source.name!r} has no passage rows: leave it out")
+        mined = hard_negatives(
+            passages, pool_of(passages), by=settings.by, count=settings.count, seed=self._recipe.data.seed
+        )
+        others = (row for row in source.rows if row.task != "passage")
+        return replace(source, rows=(*mined, *others))
 
     def _mixture(self, number: int, stage: Stage) -> Mixture:
         sources, seed = self.sources[0], self._recipe.data.seed

@@ -131,8 +131,8 @@ class LabelObjective:
         if self._on_policy:
             if policy is None:
                 raise InputTypeError("policy", "on-policy states need the policy as an engine")
-            policy.clear_cache()  # it was filled by older weights
             played = play(rows, self._questions, policy, temperature=self._temperature, seed=str(self._seed))
+            policy.clear_cache()
             rankings = [one.answered for one in played]
         else:
             rankings = [tuple(self._questions.walk(row, self._behaviour(row, guides.get(row.id)))) for row in rows]
@@ -170,8 +170,7 @@ class LabelObjective:
         import torch
 
         if self._head is None:
-            whole = getattr(model, "module", model)  # as data parallelism wraps it
-            self._head = LabelHead(whole, sorted(self._tokenizer.label_ids.values()))
+            self._head = LabelHead(model, sorted(self._tokenizer.label_ids.values()))
         device = next(model.parameters()).device
         width = -(-max(len(trajectory.tokens) for trajectory in group) // _MULTIPLE) * _MULTIPLE
         # Padding on the right is never looked at by what stands before it.

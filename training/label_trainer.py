@@ -82,6 +82,7 @@ def train_labels(
 def _trainer(
     model: Any, tokenizer: Any, objective: LabelObjective, mixture: Sequence[Row], stage: LabelStage, folder: str
 ) -> Any:
+    import torch
     from transformers import Trainer, TrainingArguments
 
     engine = TransformersEngine(model, tokenizer) if stage.on_policy else None
@@ -90,15 +91,20 @@ def _trainer(
         """Propagates the parts of a batch's loss one by one, so that only one of them is in memory."""
 
         def training_step(self, model: Any, inputs: Sequence[Row], num_items_in_batch: Any = None) -> Any:
-            model.train()
-            total = 0.0
+            self.model.eval()
             with self.compute_loss_context_manager():
                 laid_out = objective.lay_out(inputs, engine)
-            for part in objective.losses(model, laid_out):
+            self.model.train()
+            total = 0.0
+            # Not the model as data parallelism wraps it: processes have different numbers of parts.
+            for part in objective.losses(self.model, laid_out):
                 self.accelerator.backward(part)
                 total += float(part.detach())
-            import torch
-
+            if self.accelerator.num_processes > 1:
+                for parameter in self.model.parameters():
+                    if parameter.requires_grad:
+                        mine = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                        parameter.grad = self.accelerator.reduce(mine, reduction="mean")
             return torch.tensor(total, device=self.args.device)
 
         def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -109,6 +115,10 @@ def _trainer(
         remove_unused_columns=False,
         train_sampling_strategy="sequential",  # the mixture has its own order
     )
-    if arguments.parallel_mode.value not in ("not_parallel", "distributed"):
-        raise InputError("accelerate", f"{stage.method} keeps whole weights on each device: use grpo for sharded ones")
-    return LabelTrainer(model=model, args=arguments, train_dataset=mixture, data_collator=list)
+    if arguments.parallel_mode.value == "not_distributed":
+        detail = "one process cannot train on several devices: use accelerate launch, or set CUDA_VISIBLE_DEVICES"
+        raise InputError("accelerate", detail)
+    trainer = LabelTrainer(model=model, args=arguments, train_dataset=mixture, data_collator=list)
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise InputError("accelerate", f"{stage.method} needs whole weights in each process: use DDP, or grpo")
+    return trainer

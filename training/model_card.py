@@ -76,12 +76,13 @@ def _use(name: str, card: RankerCard) -> Iterator[str]:
 def _quality(
     results: Sequence[StageResult], validations: Sequence[Validation | None], final: Validation | None
 ) -> Iterator[str]:
-    known = [found for found in (*validations, final) if found is not None]
+    named = zip(["before", *(f"after {one.name}" for one in results)], validations, strict=True)
+    shown = [(name, found) for name, found in named if found is not None]
     yield from ("", "## Held-out rows", "")
-    if final is None or len(known) < len(validations) + 1:
+    if final is None:
         yield "None were ranked: the recipe wants no validation."
         return
-    names = ["before", *(f"after {one.name}" for one in results), "this checkpoint"]
+    names, known = [*(name for name, _ in shown), "this checkpoint"], [*(found for _, found in shown), final]
     yield from (f"| MRR | rows | {' | '.join(names)} |", "|---|---|" + "---|" * len(names))
     for place, run in enumerate(final.runs):
         cells = [f"{found.runs[place].interval('mrr').mean:.3f}" for found in known]
@@ -92,6 +93,9 @@ def _quality(
     if all(REWARD in run.metrics for run in together):
         cells = [_shown(run, REWARD) for run in together]
         yield f"| expected reward of the first elimination | {len(together[-1].records)} | {' | '.join(cells)} |"
+    if validations[0] is None:  # as where weights are spread over processes
+        yield from ("", "Intervals are 95% by query. Nothing was ranked before training: the gain is not known.")
+        return
     gain = compare(together[0], together[-1])
     gap = gain.difference
     yield from (

@@ -56,7 +56,7 @@ def write_outputs(training: Training, results: Sequence[StageResult], *, merge: 
         name=out.resolve().name,
         recipe=training.portable(),
         card=training.card,
-        data=json.loads((out / DATA_CARD).read_text(encoding="utf-8")),
+        data=json.loads((out / DATA_CARD).read_text(encoding="utf-8"))["stages"],
         results=results,
         validations=[read_validation(out, results[0], before=True), *(read_validation(out, one) for one in results)],
         final=validation,

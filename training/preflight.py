@@ -1,11 +1,9 @@
-"""What is looked at before the first step: tokenizer, templates and prompts; and what a training will cost."""
+"""What is looked at before the first step: tokenizer, templates, prompts, rewards and processes."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..engines.tokenization import ChatTokenizer
@@ -15,16 +13,17 @@ from ..options import RankingOptions, settle
 from ..parsing import parse
 from ..prompts import THINK_OPEN, close_thinking, open_turn, render_answer
 from ..rows import Row
+from .arguments import training_arguments
+from .processes import sharding
 from .questions import Question, Questions
-from .recipe import LabelStage, PolicyStage
+from .recipe import LabelStage
 from .rewards import elimination_regret_reward, elimination_reward, ranking_reward
-from .weights import count_parameters
 
 if TYPE_CHECKING:
     from .recipe import Stage
 
 _SAMPLE = 200
-"""Examples whose tokens are counted for an estimate."""
+"""Examples that a share is counted over."""
 
 
 def check_answers(model: Any, tokenizer: Any, questions: Questions, rows: Sequence[Row]) -> None:
@@ -64,7 +63,7 @@ def _check_answer(question: Question, thinking: bool, chat: ChatTokenizer) -> No
     """Writes a right answer behind a prompt, as a model would, and reads it back from its tokens."""
     rendered = chat.render(question.messages)
     opened = open_turn(rendered, thinking=thinking, constrain=False)
-    labels = question.labels[-1:] if question.ask == "eliminate" else question.labels[::-1]
+    labels = question.labels[-question.pick :] if question.ask == "eliminate" else question.labels[::-1]
     answer = ("It fits." + close_thinking("It fits.") if thinking else "") + render_answer(labels)
     said = chat.decode(chat.encode(rendered + opened + answer))[-len(answer) :]
     # Where thinking is opened by the template, the parser has to be told.
@@ -75,6 +74,18 @@ def _check_answer(question: Question, thinking: bool, chat: ChatTokenizer) -> No
             f"this tokenizer cuts answers: of {answer[-60:]!r} behind the prompt of row {question.row!r} it leaves "
             f"{said[-60:]!r}; lift its limit, if it has one, or take another base",
         )
+
+
+def check_label_stage(stage: LabelStage, model: Any) -> None:
+    """Sees to it that the processes can train a stage that answers at once.
+
+    Raises:
+        InputError: They spread weights, or cannot share its batch.
+    """
+    if (by := sharding()) is not None:
+        detail = f"{stage.method} keeps whole weights in each process, and {by} spreads them or takes over its steps"
+        raise InputError("accelerate", f"stage {stage.name!r}: {detail}: use distributed_type: MULTI_GPU")
+    training_arguments(stage, "", model)
 
 
 def check_lengths(
@@ -132,135 +143,25 @@ def answer_tokens(stage: Stage, questions: Questions, chat: ChatTokenizer) -> in
 def _closing_tokens(questions: Questions, chat: ChatTokenizer) -> int:
     """Tokens of the end of thinking and the longest answer."""
     closed = close_thinking("") if questions.thinking else ""
-    labels = questions.card.labels.alphabet
-    return len(chat.encode(closed + render_answer(labels if questions.card.strategy == "dranker" else labels[:1])))
+    card = questions.card
+    labels = card.labels.alphabet if card.strategy == "dranker" else card.labels.alphabet[: card.drop]
+    return len(chat.encode(closed + render_answer(labels)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a stage is expected to take.
-
-    Args:
-        stage: Its name.
-        steps: Optimizer steps.
-        examples: Rows.
-        tokens: Mean tokens of an example: of all that goes forward and backward for it.
-        longest: Tokens of the longest prompt.
-        seconds: For the stage, from two steps that were timed.
-        memory: Bytes at the peak: the process on a CPU, the device's memory elsewhere.
-    """
-
-    stage: str
-    steps: int
-    examples: int
-    tokens: float
-    longest: int
-    seconds: float
-    memory: int
+def sample_of(mixture: Sequence[Row]) -> list[Row]:
+    """Some of the examples, for counts that need not be exact; the same each time."""
+    places = random.Random(0).sample(range(len(mixture)), min(_SAMPLE, len(mixture)))
+    return [mixture[place] for place in sorted(places)]
 
 
-def estimate(
-    stage: Stage, mixture: Sequence[Row], questions: Questions, model: Any, tokenizer: Any, *, longest: int
-) -> Estimate:
-    """Times two micro-steps of a stage, and counts the tokens of some of its examples.
-
-    Weights stay as they are. Sampled answers are taken to be as long as they may be.
-
-    Args:
-        stage: What is estimated.
-        mixture: Its examples.
-        questions: What is asked about them.
-        model: On its device.
-        tokenizer: Its tokenizer.
-        longest: Tokens of the longest prompt.
-    """
-    chat = ChatTokenizer(tokenizer)
-    places = sorted(random.Random(0).sample(range(len(mixture)), min(_SAMPLE, len(mixture))))
-    lengths = [_example_tokens(stage, mixture[place], questions, chat) for place in places]
-    tokens = sum(lengths) / len(lengths)
-    sequence = max(1, round(tokens / (stage.group if isinstance(stage, PolicyStage) else 1)))
-    rate, generating, memory = _time(model, tokenizer, stage, sequence, chat)
-    seconds = stage.examples * tokens * rate
-    if isinstance(stage, PolicyStage):
-        answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
-        seconds += stage.examples * stage.group * answer * generating
-    return Estimate(
-        stage=stage.name,
-        steps=stage.steps,
-        examples=stage.examples,
-        tokens=tokens,
-        longest=longest,
-        seconds=seconds,
-        memory=memory,
-    )
+def share_alike(stage: Stage, mixture: Sequence[Row], questions: Questions) -> float:
+    """Share of the examples whose first question teaches nothing: every answer has the same reward."""
+    rows = sample_of(mixture)
+    return sum(_all_alike(questions.first(row), stage.graded) for row in rows) / len(rows)
 
 
-def _example_tokens(stage: Stage, row: Row, questions: Questions, chat: ChatTokenizer) -> int:
-    if isinstance(stage, PolicyStage):
-        question = questions.first(row)
-        prompt = len(chat.prompt(question.messages, thinking=questions.thinking, constrain=not questions.thinking))
-        answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
-        return stage.group * (prompt + answer)
-    if questions.card.form == "append" or questions.card.strategy == "dranker":
-        return prompt_tokens(row, questions, chat)
-    asked = (question for question, _ in questions.walk(row, lambda question: question.labels[-1:]))
-    return sum(len(chat.prompt(question.messages, thinking=False, constrain=True)) for question in asked)
-
-
-def _time(model: Any, tokenizer: Any, stage: Stage, sequence: int, chat: ChatTokenizer) -> tuple[float, float, int]:
-    """Seconds for a token forward and backward, seconds for a token generated, and bytes at the peak."""
-    import torch
-
-    device = next(model.parameters()).device
-    rows = stage.micro_batch or max(1, min(stage.batch, 1280 // sequence))
-    tokens = torch.full((rows, sequence), next(iter(chat.label_ids.values())), device=device)
-    mixed = stage.precision == "mixed"
-    was_training, seconds = model.training, 0.0
-    model.train()
-    try:
-        for _ in range(2):  # the first one prepares kernels
-            started = time.perf_counter()
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
-                logits = model(input_ids=tokens, logits_to_keep=1, use_cache=False).logits
-            logits.float().logsumexp(-1).mean().backward()
-            model.zero_grad(set_to_none=False)  # gradients stay in memory, as they do in training
-            _wait(device)
-            seconds = time.perf_counter() - started
-        memory = _peak(device)
-        model.eval()
-        generating = 0.0
-        if isinstance(stage, PolicyStage):
-            started = time.perf_counter()
-            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
-                model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=4, do_sample=False)
-            _wait(device)
-            generating = (time.perf_counter() - started) / (4 * rows)
-    finally:
-        model.zero_grad(set_to_none=True)
-        model.train(was_training)
-    trained, _ = count_parameters(model)
-    # Two moments of each trained weight are what the timed steps do not have.
-    size = next(parameter.element_size() for parameter in model.parameters() if parameter.requires_grad)
-    return seconds / (rows * sequence), generating, memory + 2 * size * trained
-
-
-def _wait(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _peak(device: Any) -> int:
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _all_alike(question: Question, graded: bool) -> bool:
+    return len({value for _, value in sample_rewards(question, graded=graded)}) == 1
 
 
 def sample_rewards(question: Question, *, graded: bool = False) -> Iterator[tuple[str, float]]:

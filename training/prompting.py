@@ -46,6 +46,11 @@ class Prompts:
         """A question as TRL and the rewards read it; its prompt is still to be tokenized without special tokens."""
         return columns_of(question, self.chat, thinking=self.questions.thinking)
 
+    @property
+    def end(self) -> list[int]:
+        """What ends a turn: nothing where the tokenizer has no token for it."""
+        return [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
+
     def tokens(self, question: Question) -> list[int]:
         """The prompt's tokens."""
         return self.chat.encode(self.columns(question)["prompt"])
@@ -64,6 +69,14 @@ class Prompts:
         records = [self.columns(self.questions.first(row)) for row in mixture]
         return Dataset.from_list([{**record, "prompt": self._plain(record["prompt"])} for record in records])
 
+    def require_plain(self, question: Question) -> None:
+        """Refuses a tokenizer that makes another prompt of the text of this one.
+
+        Raises:
+            CheckpointError: It adds special tokens which the chat template does not write.
+        """
+        self._plain(self.columns(question)["prompt"])
+
     def require_labels(self) -> None:
         """Refuses labels that the model cannot choose in one step.
 
@@ -78,8 +91,7 @@ class Prompts:
     def answer(self, label: str) -> list[int]:
         """What follows `<answer>[`, up to the end of the turn: the label is one token."""
         closing = render_answer([label]).removeprefix(FIRST_LABEL + label)
-        end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        return [self.chat.label_ids[label], *self.chat.encode(closing), *end]
+        return [self.chat.label_ids[label], *self.chat.encode(closing), *self.end]
 
     def endings(self) -> set[tuple[int, ...]]:
         """The tokens that end an answer and its turn, as the closing tag is split after different text."""
@@ -87,7 +99,7 @@ class Prompts:
         for before in ("A", " ", "\n", *string.punctuation):
             tokens = self.chat.encode(before + ANSWER_CLOSE)
             start = max(n for n in range(len(tokens)) if ANSWER_CLOSE in self._tokenizer.decode(tokens[n:]))
-            found.add((*tokens[start:], self._tokenizer.eos_token_id))
+            found.add((*tokens[start:], *self.end))
         return found
 
     def _plain(self, text: str) -> str:

@@ -67,12 +67,15 @@ def rationale(row: Row, questions: Questions, *, seed: int = 0) -> Rationale:
     words = {label: shared[place] for label, place in zip(question.labels, question.places, strict=True)}
     # Best first: by relevance, then by what a candidate has in common with the query.
     order = sorted(question.labels, key=lambda label: (-relevance[label], -len(words[label])))
-    answer = tuple(order) if question.ask == "rank" else (order[-1],)
-    told = {*order[: _TOLD - 1], order[-1]}
+    # The worst first where they are eliminated.
+    answer = tuple(order) if question.ask == "rank" else tuple(reversed(order))[: question.pick]
+    last = order[-1:] if question.ask == "rank" else answer
+    told = {*order[: max(1, _TOLD - len(last))], *last}
     thinking = [
         _sentence(label, row, words[label], best=label == order[0]) for label in question.labels if label in told
     ]
-    conclusion = wording()["conclusion"][question.ask].format(label=answer[0])
+    named = answer[:1] if question.ask == "rank" else answer
+    conclusion = " ".join(wording()["conclusion"][question.ask].format(label=label) for label in named)
     return Rationale(question=question, thinking=(*thinking, conclusion), answer=answer)
 
 

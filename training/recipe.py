@@ -23,24 +23,18 @@ import yaml
 from pydantic import (  # noqa: TID253 - itself imported only where a recipe is read
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
-from ..checkpoint import BaseModelCard, LabelsCard, RankerCard, ThinkingCard, WindowCard
 from ..errors import InputError
-from ..prompts import PromptTemplate
 from ..rows import TaskName
-from ..strategies import ALPHABET
-from .data import Phase
+from .parts import DataSettings, LoraSettings, NegativesSettings, RankerSettings, RowsSettings, faults_of
+from .precision import Precision
 from .stages import (
     BaseStage,
     Count,
     LabelStage,
-    Part,
     PolicyStage,
-    Positive,
     RationaleStage,
     RewardName,
     Running,
@@ -54,6 +48,7 @@ __all__ = [
     "DataSettings",
     "LabelStage",
     "LoraSettings",
+    "NegativesSettings",
     "PolicyStage",
     "RankerSettings",
     "RationaleStage",
@@ -71,112 +66,6 @@ EMBEDDED = "embedded"
 """As `base`: the weights that the package brings."""
 
 
-class RankerSettings(Part):
-    """How the model is asked, in training and after it: see `RankerCard`.
-
-    Args:
-        thinking: Most tokens that it reasons before an answer; 0: it answers at once.
-        alphabet: The labels, in the order in which they are given out.
-        templates: Wording of a task: `builtin`, a YAML file, or the template itself. Others are built in.
-    """
-
-    strategy: Literal["iranker", "dranker"] = "iranker"
-    form: Literal["rewrite", "append"] = "append"
-    thinking: int = Field(default=0, ge=0)
-    drop: int = Field(default=1, ge=1)
-    window: int = Field(default=20, ge=2)
-    stride: int = Field(default=10, ge=1)
-    alphabet: str = ALPHABET
-    templates: dict[TaskName, Literal["builtin"] | dict[str, Any]] = Field(default_factory=dict)
-
-    @field_validator("templates", mode="before")
-    @classmethod
-    def _read(cls, value: object, info: ValidationInfo) -> object:
-        """Takes files into the recipe, so that the recipe as run needs none."""
-        if not isinstance(value, Mapping):
-            return value
-        folder = Path((info.context or {}).get("folder", "."))
-        return {
-            task: PromptTemplate.from_yaml(folder / template).to_dict()
-            if isinstance(template, str) and template != "builtin"
-            else template
-            for task, template in value.items()
-        }
-
-    def card(self, base: BaseModelCard) -> RankerCard:
-        """The ranker card of what is trained from this base.
-
-        Raises:
-            InputError: Settings or templates that do not fit together.
-        """
-        templates: dict[TaskName, Any] = {task: self.templates.get(task, "builtin") for task in get_args(TaskName)}
-        try:
-            wordings = [
-                PromptTemplate.builtin(task) if value == "builtin" else PromptTemplate.from_dict(value, source=task)
-                for task, value in templates.items()
-            ]
-            return RankerCard(
-                format=1,
-                base=base,
-                strategy=self.strategy,
-                form=self.form,
-                thinking=ThinkingCard(mode="free" if self.thinking else "none", budget=self.thinking),
-                labels=LabelsCard(alphabet=self.alphabet, close=wordings[0].candidate.count("{label}") > 1),
-                drop=self.drop,
-                window=WindowCard(size=self.window, stride=self.stride),
-                templates=templates,
-            )
-        except ValidationError as error:
-            raise InputError("ranker", _faults(error)) from error
-
-
-class RowsSettings(Part):
-    """Rows of a source.
-
-    Args:
-        rows: A file, a task of the data folder, or a folder of tasks; `.` is the data folder itself.
-        split: Which file of a task; None: `train`, for validation `dev`.
-        weight: Share of the examples, relative to the other sources.
-        limit: Only so many of its rows, over as many queries as it has; None: all.
-    """
-
-    rows: str
-    split: str | None = None
-    weight: Positive = 1.0
-    limit: Count | None = None
-
-
-class DataSettings(Part):
-    """What is trained on, and what is never.
-
-    Args:
-        folder: Where tasks are looked up by name; None: only files and folders are named.
-        tasks: Only rows of these; None: all.
-        train: Sources of training rows.
-        validation: Sources of held-out rows. None named: some queries of each training source are held out.
-        validation_limit: How many rows are ranked at a validation; 0: no validation.
-        validation_phase: Cuts held-out rows as a phase cuts training rows, which costs less; None: whole rows.
-        seed: Decides on rows, lists, orders and what is held out.
-    """
-
-    folder: str | None = None
-    tasks: tuple[TaskName, ...] | None = Field(default=None, min_length=1)
-    train: tuple[RowsSettings, ...] = Field(min_length=1)
-    validation: tuple[RowsSettings, ...] = ()
-    validation_limit: int = Field(default=60, ge=0)
-    validation_phase: Phase | None = None
-    seed: int = Field(default=0, ge=0)
-
-
-class LoraSettings(Part):
-    """A LoRA adapter: see `peft.LoraConfig`."""
-
-    r: Count = 16
-    alpha: Positive = 32
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-
-
 class Recipe(Running):
     """A training from its first row to its last.
 
@@ -186,6 +75,8 @@ class Recipe(Running):
         ranker: How the model is asked.
         data: Training and validation rows.
         lora: The adapter that is trained; None: all weights are.
+        precision: `mixed`: what is trained in float32, computed in bfloat16 where the device does; `bfloat16`: whole
+            weights in that too; `float32`: nothing else.
         threads: Of the CPU; None: torch decides.
         stages: In this order.
     """
@@ -195,6 +86,7 @@ class Recipe(Running):
     ranker: RankerSettings = RankerSettings()
     data: DataSettings
     lora: LoraSettings | None = LoraSettings()
+    precision: Precision = "mixed"
     threads: Count | None = None
     stages: tuple[Annotated[Stage, Field(discriminator="method")], ...] = Field(min_length=1)
 
@@ -221,23 +113,47 @@ class Recipe(Running):
             on_policy = isinstance(stage, LabelStage | PolicyStage) and stage.on_policy
             if not eliminates and (on_policy or stage.method == "expected"):
                 raise ValueError(f"{where} needs eliminations: set ranker.strategy to iranker, or on_policy to false")
+            if isinstance(stage, PolicyStage):
+                self._check_sampled(stage, where)
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ValueError("two stages have the same name")
         return self
 
-    def over(self, *, folder: str | None = None, tasks: Sequence[TaskName] = ()) -> Recipe:
+    def _check_sampled(self, stage: PolicyStage, where: str) -> None:
+        if self.ranker.strategy != "iranker":
+            return
+        if self.ranker.drop > 1:
+            raise ValueError(f"{where} judges one label a step, not {self.ranker.drop}: set ranker.drop to 1")
+        if stage.vllm is not None and stage.method == "grpo" and not self.ranker.thinking:
+            raise ValueError(f"{where}: an answer of one label is no text to generate: leave vllm out, or use rloo")
+
+    def over(
+        self,
+        *,
+        folder: str | None = None,
+        rows: str | None = None,
+        tasks: Sequence[TaskName] = (),
+        absent: Literal["refuse", "skip"] | None = None,
+    ) -> Recipe:
         """The recipe over other data.
 
         Args:
             folder: In place of `data.folder`; None leaves it.
+            rows: A file or task in place of all rows, of which some are held out; None leaves them.
             tasks: In place of `data.tasks`; none named leaves them. Phases and stages for other tasks fall away.
+            absent: In place of `data.absent`; None leaves it.
 
         Raises:
             InputError: No stage is left.
         """
-        data = self.data.model_copy(
-            update={"folder": folder or self.data.folder, "tasks": tuple(tasks) or self.data.tasks}
-        )
+        changes: dict[str, Any] = {
+            "folder": folder or self.data.folder,
+            "tasks": tuple(tasks) or self.data.tasks,
+            "absent": absent or self.data.absent,
+        }
+        if rows is not None:
+            changes |= {"train": (RowsSettings(rows=rows),), "validation": ()}
+        data = self.data.model_copy(update=changes)
         wanted = set(data.tasks or get_args(TaskName))
         stages = []
         for stage in self.stages:
@@ -290,20 +206,4 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
     except yaml.YAMLError as error:
         raise InputError("config", f"{name} is no YAML: {' '.join(str(error).split())}") from error
     except ValidationError as error:
-        raise InputError("config", f"{name}: {_faults(error)}") from error
-
-
-def _faults(error: ValidationError) -> str:
-    faults = error.errors()
-    # A list with a bad member is also reported as too short.
-    inner = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
-    told = [_told(fault["loc"], fault["type"], fault["msg"]) for fault in faults if fault["loc"] not in inner]
-    return "; ".join(told)
-
-
-def _told(place: tuple[int | str, ...], kind: str, message: str) -> str:
-    # Behind the number of a stage stands its method, which is no key.
-    keys = [str(key) for number, key in enumerate(place) if (number, place[0]) != (2, "stages")]
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        message = "there is no such key"
-    return f"{'.'.join(keys) or 'recipe'}: {message.removeprefix('Value error, ')}"
+        raise InputError("config", f"{name}: {faults_of(error)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -17,6 +18,13 @@ def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     whole = [
         (int(found[1]), path)
         for path in Path(folder).glob("checkpoint-*")
-        if (found := _NAME.fullmatch(path.name)) and (path / "trainer_state.json").is_file()
+        if (found := _NAME.fullmatch(path.name)) and _is_whole(path / "trainer_state.json")
     ]
     return str(max(whole)[1]) if whole else None
+
+
+def _is_whole(state: Path) -> bool:
+    try:
+        return isinstance(json.loads(state.read_bytes()), dict)
+    except (OSError, ValueError):
+        return False

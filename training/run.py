@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint import RankerCard
-from ..errors import InputError
 from ..evaluation.systems import System
 from ..rows import Row
-from ..strategies import Ask
-from .cards import data_card
-from .folder import (
-    DATA_CARD,
-    DONE,
-    LOG,
-    RECIPE,
-    WEIGHTS,
-    StageResult,
-    check_folder,
-    differences,
-    figures_of,
-    is_over,
-    last_state,
-    seconds_of,
-    stage_folder,
-    write_whole,
-)
+from .estimates import Estimate, estimate
+from .finishing import clear_away, finish, lacks_weights, read_result, result_of
+from .folder import LOG, WEIGHTS, StageResult, check_folder, is_over, last_state, seconds_of, stage_folder
 from .inputs import Inputs
 from .logs import RunLog
-from .preflight import Estimate, check_answers, check_lengths, estimate
-from .prompting import Prompts
+from .preflight import check_answers, check_label_stage, check_lengths, share_alike
+from .processes import check_shared, is_main, wait
 from .questions import Questions
-from .recipe import LabelStage, PolicyStage, RationaleStage, Recipe, Stage
-from .resuming import last_checkpoint
-from .validation import Validator, best_step
-from .weights import ADAPTER, Start, copy_weights, count_parameters, find_start, load_policy
+from .recipe import LabelStage, RationaleStage, Recipe, Stage
+from .settings import check_data, check_recipe, portable, write_settings
+from .validation import Validator
+from .weights import Start, count_parameters, find_start, load_policy
 
 logger = logging.getLogger(__name__)
 
@@ -88,25 +70,29 @@ class Training:
         """Finds all that is wrong before the first step, and gives the tokens of each stage's longest prompt.
 
         Raises:
-            InputError: Rows, phases, labels, answers, prompts, rewards or teachers that cannot be used.
+            InputError: Rows, phases, labels, answers, prompts, rewards, teachers or processes that cannot be used.
             CheckpointError: A tokenizer that TRL would lose a part of answers with.
         """
-        from .grpo import stage_rewards
-
-        train, held = self.inputs.sources
-        check_answers(model, tokenizer, self.questions, [row for source in (*train, *held) for row in source.rows[:1]])
+        check_answers(model, tokenizer, self.questions, self._examples())
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        for stage in self.recipe.stages:
+        longest = []
+        for stage, mixture in zip(self.recipe.stages, self.inputs.mixtures, strict=True):
             self.inputs.teacher(stage)
-            if not isinstance(stage, LabelStage):
-                Prompts(self.questions, tokenizer)
-            if isinstance(stage, PolicyStage):
-                ask: Ask = "rank" if self.card.strategy == "dranker" else "eliminate"
-                stage_rewards(stage, ask=ask, questions=self.questions, limit=1)
-        return tuple(
-            check_lengths(stage, mixture, self.questions, tokenizer, context)
-            for stage, mixture in zip(self.recipe.stages, self.inputs.mixtures, strict=True)
-        )
+            _check_stage(model, tokenizer, stage, mixture, self.questions)
+            longest.append(check_lengths(stage, mixture, self.questions, tokenizer, context))
+            alike = share_alike(stage, mixture, self.questions)
+            logger.info("%s: every answer has the same reward in %.0f%% of first questions", stage.name, 100 * alike)
+        return tuple(longest)
+
+    def _examples(self) -> list[Row]:
+        """The first example of each task, as it is drawn."""
+        tasks = {row.task for source in self.inputs.sources[0] for row in source.rows}
+        found: dict[str, Row] = {}
+        for row in (row for mixture in self.inputs.mixtures for row in mixture):
+            found.setdefault(row.task, row)
+            if len(found) == len(tasks):
+                break
+        return list(found.values())
 
     def dry_run(self) -> Preview:
         """Loads the model, checks everything, and times a few steps."""
@@ -135,20 +121,26 @@ class Training:
                 last checkpoint.
 
         Raises:
-            InputError: The folder is not empty, or holds a training by another recipe; whatever `check` finds.
+            InputError: The folder is not empty, or holds a training by another recipe or with other rows; whatever
+                `check` finds.
         """
         if is_main():
             check_folder(self.out, resume=resume)
-            if resume:
-                self._check_same()
-        results = [found for number in range(len(self.recipe.stages)) if (found := self._finished(number))]
+            check_recipe(self.out, self.recipe)
+        check_shared(self.out)
+        folders = [self._folder(number) for number in range(len(self.recipe.stages))]
+        results = [found for folder in folders if (found := read_result(folder))]
         self._prepare()
+        if is_main():
+            check_data(self.out, self.recipe, self.inputs)
+            for folder in folders[: len(results)]:
+                clear_away(folder)  # what a kill left of it
         if len(results) < len(self.recipe.stages):
             start = self.start if not results else self.start.going_on(self._folder(len(results) - 1) / WEIGHTS)
             model, tokenizer = load_policy(start, self.recipe)
             self.check(model, tokenizer)
             if is_main():
-                self._write_settings()
+                write_settings(self.out, self.recipe, self.inputs)
             for number in range(len(results), len(self.recipe.stages)):
                 if model is None:
                     model, tokenizer = load_policy(start, self.recipe)
@@ -185,7 +177,7 @@ class Training:
             )
             callbacks.append(validation)
         state = last_state(folder) if resume else None
-        if state is None or not is_over(state, stage.patience):
+        if state is None or not is_over(state, stage.patience) or lacks_weights(folder):
             logger.info("stage %d of %d: %s", number + 1, len(self.recipe.stages), stage.name)
             _train(
                 model,
@@ -198,78 +190,23 @@ class Training:
                 resume=resume,
                 teacher=self.inputs.teacher(stage),
             )
-            state = last_state(folder)
-        assert state is not None, "a trainer leaves a checkpoint at its last step"
-        result = self._result(number, state, seconds=seconds_of(self.out / LOG, stage.name))
+        wait()  # until all are out of the folder
         if is_main():
-            self._keep_weights(folder, result)
-            if not (folder / WEIGHTS / ADAPTER).is_file():
-                tokenizer.save_pretrained(folder / WEIGHTS)
-            write_whole(folder / DONE, json.dumps(asdict(result), indent=2) + "\n")
-        _wait()
+            state = last_state(folder)
+            assert state is not None, "a trainer leaves a checkpoint at its last step"
+            seconds = seconds_of(self.out / LOG, stage.name)
+            finish(folder, result_of(number, stage, state, seconds=seconds), tokenizer)
+        wait()
+        result = read_result(folder)
+        assert result is not None, "the first process has written it"
         return result
-
-    def _result(self, number: int, state: Mapping[str, Any], *, seconds: float) -> StageResult:
-        stage = self.recipe.stages[number]
-        figures = figures_of(state)
-        steps = state["global_step"]
-        kept = steps
-        if figures and stage.keep == "best":
-            kept = best_step({step: values["eval_mrr"] for step, values in figures.items()})
-        return StageResult(
-            number=number + 1,
-            name=stage.name,
-            method=stage.method,
-            steps=steps,
-            seconds=round(seconds, 1),
-            before=figures.get(0, {}),
-            after=figures.get(kept, {}),
-            kept=kept,
-        )
-
-    def _keep_weights(self, folder: Path, result: StageResult) -> None:
-        """Leaves the weights that the next stage begins with, and clears away what is only for resuming."""
-        best, last = folder / f"best-{result.kept}", last_checkpoint(folder)
-        if best.is_dir():
-            copy_weights(best, folder / WEIGHTS)
-        elif not (folder / WEIGHTS).is_dir():  # sharded weights were gathered there
-            assert last is not None
-            copy_weights(Path(last), folder / WEIGHTS)
-        for pattern in ("checkpoint-*", "best-*", "reference", "reference.part"):
-            for path in folder.glob(pattern):
-                shutil.rmtree(path)
-
-    def _finished(self, number: int) -> StageResult | None:
-        path = self._folder(number) / DONE
-        return StageResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def _folder(self, number: int) -> Path:
         return stage_folder(self.out, number, self.recipe.stages[number].name)
 
-    def _write_settings(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_whole(self.out / RECIPE, self.portable().to_yaml())
-        cards = [data_card(mixture) for mixture in self.inputs.mixtures]
-        write_whole(self.out / DATA_CARD, json.dumps(cards, ensure_ascii=False, indent=2) + "\n")
-
     def portable(self) -> Recipe:
         """The recipe without the place of its data on this machine."""
-        data = self.recipe.data.model_copy(update={"folder": None})
-        return self.recipe.model_copy(update={"data": data})
-
-    def _check_same(self) -> None:
-        path = self.out / RECIPE
-        if not path.is_file():
-            return
-        import yaml
-
-        old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(self.portable().to_yaml())
-        if changed := sorted(differences(old, new)):
-            raise InputError(
-                "resume",
-                f"{self.out} holds a training by another recipe (it differs in {', '.join(changed[:5])}): "
-                "pass the same, or another folder",
-            )
+        return portable(self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,9 +228,18 @@ class Preview:
     estimates: tuple[Estimate, ...]
 
 
-def is_main() -> bool:
-    """Whether this process writes: under a launcher only the first does."""
-    return os.environ.get("RANK", "0") == "0"
+def _check_stage(model: Any, tokenizer: Any, stage: Stage, mixture: Sequence[Row], questions: Questions) -> None:
+    """Finds what a stage's trainer would refuse."""
+    if isinstance(stage, LabelStage):
+        check_label_stage(stage, model)
+    elif isinstance(stage, RationaleStage):
+        from .sft import check_stage as check_rationales
+
+        check_rationales(stage, mixture=mixture, questions=questions, model=model, tokenizer=tokenizer)
+    else:
+        from .grpo import check_stage as check_policy
+
+        check_policy(stage, mixture=mixture, questions=questions, model=model, tokenizer=tokenizer)
 
 
 def _train(model: Any, tokenizer: Any, stage: Stage, *, teacher: System | None, **arguments: Any) -> None:
@@ -332,11 +278,3 @@ def _rendered(questions: Questions, row: Row, tokenizer: Any) -> str:
 
     prompt: str = columns_of(questions.first(row), ChatTokenizer(tokenizer), thinking=questions.thinking)["prompt"]
     return prompt
-
-
-def _wait() -> None:
-    """All processes have come here before one goes on."""
-    if "RANK" in os.environ:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()

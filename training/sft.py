@@ -11,20 +11,34 @@ from ..errors import InputError
 from ..rows import Row
 from .arguments import training_arguments
 from .callbacks import add_callbacks
-from .grpo import completion_tokens
+from .folder import WEIGHTS
+from .generation import completion_tokens
 from .prompting import Prompts
 from .questions import Questions
 from .rationales import Rationale, rationale
 from .resuming import last_checkpoint
 from .traces import as_it_was, require_trl, without_bars
+from .weights import gather_weights
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from .recipe import RationaleStage
 
-_MICRO_BATCH = 8
-"""Sequences at once, where a stage does not say."""
+
+def check_stage(
+    stage: RationaleStage, *, mixture: Sequence[Row], questions: Questions, model: Any, tokenizer: Any
+) -> None:
+    """Finds what `train_rationales` would refuse, before anything is trained.
+
+    Raises:
+        InputError: A ranker that does not think, or a batch that the processes cannot share.
+        CheckpointError: A tokenizer that cannot be trained with.
+    """
+    if not questions.thinking:
+        raise InputError("ranker.thinking", "is 0, and reasons come before an answer: set it, or use supervised")
+    Prompts(questions, tokenizer)
+    training_arguments(stage, "", model)
 
 
 def train_rationales(
@@ -60,13 +74,12 @@ def train_rationales(
     require_trl()
     import trl
 
-    if not questions.thinking:
-        raise InputError("ranker.thinking", "is 0, and reasons come before an answer: set it, or use supervised")
+    check_stage(stage, mixture=mixture, questions=questions, model=model, tokenizer=tokenizer)
     prompts = Prompts(questions, tokenizer)
     longest = completion_tokens(stage, prompts)
     arguments = training_arguments(stage, str(folder), model)
     rows = arguments["per_device_train_batch_size"]
-    micro = max(size for size in range(1, min(stage.micro_batch or _MICRO_BATCH, rows) + 1) if rows % size == 0)
+    micro = max(size for size in range(1, min(stage.sequences, rows) + 1) if rows % size == 0)
     settings = trl.SFTConfig(
         **{
             **arguments,
@@ -83,24 +96,21 @@ def train_rationales(
         trainer = trl.SFTTrainer(
             model=model,
             args=settings,
-            train_dataset=rationale_dataset(mixture, prompts, tokenizer, limit=longest, seed=stage.seed),
+            train_dataset=rationale_dataset(mixture, prompts, limit=longest, seed=stage.seed),
             processing_class=tokenizer,
         )
         add_callbacks(trainer, callbacks)
         trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            trainer.save_model(str(Path(folder) / "weights"))
+            gather_weights(trainer, Path(folder) / WEIGHTS)
 
 
-def rationale_dataset(
-    mixture: Sequence[Row], prompts: Prompts, tokenizer: Any, *, limit: int, seed: int = 0
-) -> Dataset:
+def rationale_dataset(mixture: Sequence[Row], prompts: Prompts, *, limit: int, seed: int = 0) -> Dataset:
     """Prompts with reasons and answers as tokens; only those of reason and answer count in the loss.
 
     Args:
         mixture: The rows.
         prompts: Writes questions out.
-        tokenizer: Of the policy.
         limit: Most tokens of reason and answer: a longer reason loses its first sentences.
         seed: Decides which question of each row is asked.
     """
@@ -109,16 +119,15 @@ def rationale_dataset(
     records = []
     for row in mixture:
         made = rationale(row, prompts.questions, seed=seed)
-        prompt, completion = prompts.tokens(made.question), _completion(made, prompts, tokenizer, limit)
+        prompt, completion = prompts.tokens(made.question), _completion(made, prompts, limit)
         mask = [0] * len(prompt) + [1] * len(completion)
         records.append({"input_ids": [*prompt, *completion], "completion_mask": mask})
     return Dataset.from_list(records)
 
 
-def _completion(made: Rationale, prompts: Prompts, tokenizer: Any, limit: int) -> list[int]:
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+def _completion(made: Rationale, prompts: Prompts, limit: int) -> list[int]:
     for sentences in range(len(made.thinking), -1, -1):
-        tokens = [*prompts.chat.encode(made.text(sentences)), *end]
+        tokens = [*prompts.chat.encode(made.text(sentences)), *prompts.end]
         if len(tokens) <= limit:
             return tokens
     raise InputError(

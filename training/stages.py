@@ -18,6 +18,8 @@ from ..evaluation.retrieval import MINILM
 from ..rows import TaskName
 from .data import Phase
 
+Loss = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
+"""What TRL's GRPO knows as `loss_type`."""
 RewardName = Literal["elimination", "ranking", "recall", "overlap", "format", "tag_count", "overlong"]
 """Rewards by name; `elimination` is by regret where the stage is `graded`."""
 
@@ -61,7 +63,6 @@ class Running(Part):
 
     Args:
         seed: Of everything random that is not about data.
-        precision: `mixed`: weights in float32, computed in bfloat16; `bfloat16`: both; `float32`: neither.
         save_every: Steps between two checkpoints to resume from.
         validate_every: Steps between two validations.
         patience: So many validations without a better MRR end a stage; None: none does.
@@ -72,7 +73,6 @@ class Running(Part):
     """
 
     seed: int = Field(default=0, ge=0)
-    precision: Literal["mixed", "bfloat16", "float32"] = "mixed"
     save_every: Count = 100
     validate_every: Count = 200
     patience: Count | None = 5
@@ -90,10 +90,10 @@ class BaseStage(Running):
         phases: The curriculum, in this order.
         graded: Routing rows carry degrees of their objective, and eliminations are judged by regret.
         batch: Rows of an optimizer step, over all processes together.
-        micro_batch: Sequences that a device takes at once; None: the trainer decides.
+        micro_batch: Sequences that a device takes at once; None: what suits the method.
         learning_rate: Its peak.
         schedule: How it falls after the warm-up.
-        warmup: Share of the steps in which it rises.
+        warmup: Share of the steps in which it rises, below 1.
         beta2: Of AdamW; the other is 0.9.
         weight_decay: Of AdamW.
         max_grad_norm: Gradients are scaled down to this length.
@@ -109,7 +109,7 @@ class BaseStage(Running):
     micro_batch: Count | None = None
     learning_rate: Positive
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: Share = 0.05
+    warmup: float = Field(default=0.05, ge=0, lt=1)
     beta2: float = Field(default=0.999, gt=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: Positive = 1.0
@@ -154,6 +154,11 @@ class RationaleStage(BaseStage):
     method: Literal["sft"]
     max_completion_tokens: Count | None = None
 
+    @property
+    def sequences(self) -> int:
+        """So many at once, at most."""
+        return self.micro_batch or 8
+
 
 class PolicyStage(BaseStage):
     """Sampled reinforcement learning (TRL's GRPOTrainer and RLOOTrainer). A row is one group.
@@ -183,7 +188,7 @@ class PolicyStage(BaseStage):
     temperature: Positive = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
     kl: float = Field(default=0.0, ge=0)
-    loss: str | None = None
+    loss: Loss | None = None
     clip: Positive = 0.2
     iterations: Count = 1
     rewards: dict[RewardName, float] | None = None
@@ -198,9 +203,16 @@ class PolicyStage(BaseStage):
             raise ValueError("on_policy needs method: grpo, TRL's RLOO cannot be given states")
         if self.on_policy and self.eliminations:
             raise ValueError("on_policy plays whole rows: drop eliminations")
+        if self.loss is not None and self.method != "grpo":
+            raise ValueError("loss needs method: grpo, TRL's RLOO has but its own")
         if self.vllm_server is not None and self.vllm != "server":
             raise ValueError("vllm_server needs vllm: server")
         return self
+
+    @property
+    def sequences(self) -> int:
+        """So many at once, at most."""
+        return self.micro_batch or 16
 
 
 Stage = LabelStage | RationaleStage | PolicyStage

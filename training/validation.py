@@ -12,7 +12,6 @@ from typing import Any
 
 from ..checkpoint import RankerCard
 from ..documents import RerankResult
-from ..engines.loading import choose_dtype
 from ..engines.transformers import TransformersEngine
 from ..evaluation.evaluator import RerankingEvaluator
 from ..evaluation.records import EvaluationRun, Record, load_run
@@ -21,6 +20,7 @@ from ..prompts import render_answer
 from ..reranker import R1Reranker
 from ..rows import Row
 from ..strategies import ALPHABET
+from .precision import computes_bfloat16
 from .rewards import elimination_reward
 from .sources import Source
 
@@ -191,8 +191,7 @@ def _computing(model: Any, mixed: bool) -> Iterator[None]:
 
     device = next(model.parameters()).device
     # As in training: only where the device does not have to emulate it.
-    enabled = choose_dtype("auto", device) is torch.bfloat16
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_bfloat16(device)):
         yield
 
 

@@ -3,7 +3,8 @@
 veRL calls `compute_score` for each answer; `write_parquet` writes the file that it reads its prompts from. See
 `recipes/verl-ppo.yaml`, and make the files for it by
 
-    python -m r1_rerank.training.verl_reward --config recipe.yaml --data BUILT --out train.parquet
+    python -m r1_rerank.training.verl_reward --config recipe.yaml --data BUILT --out train.parquet \
+        --held-out held-out.parquet
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
@@ -102,21 +104,33 @@ def write_parquet(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the examples of a recipe's first stage of sampled answers, or else of its first stage."""
-    from ..checkpoint import BaseModelCard
+    """Writes the examples of a recipe's first stage of sampled answers, or else of its first stage.
+
+    Beside them the ranker card, which makes a checkpoint of the weights that veRL leaves.
+    """
+    from ..checkpoint import EMBEDDED_HUB, BaseModelCard
     from .inputs import Inputs
-    from .recipe import PolicyStage, read_recipe
+    from .recipe import EMBEDDED, PolicyStage, read_recipe
 
     parser = argparse.ArgumentParser(prog="python -m r1_rerank.training.verl_reward", description=main.__doc__)
     parser.add_argument("--config", required=True, help="a recipe's file, or the name of a built-in one")
     parser.add_argument("--data", help="the folder that `r1-rerank data build` wrote")
-    parser.add_argument("--out", required=True, help="the parquet file to write")
+    parser.add_argument("--out", required=True, help="the parquet file to write; r1_rerank.json goes beside it")
+    parser.add_argument("--held-out", help="a second parquet file, for the held-out rows")
     options = parser.parse_args(arguments)
     recipe = read_recipe(options.config).over(folder=options.data)
-    stages = list(zip(recipe.stages, Inputs(recipe).mixtures, strict=True))
+    inputs = Inputs(recipe)
+    held = [row for source in inputs.validation for row in source.rows]
+    if options.held_out and not held:
+        raise InputError("held-out", "the recipe holds nothing out: set data.validation_limit, or leave it out")
+    stages = list(zip(recipe.stages, inputs.mixtures, strict=True))
     stage, mixture = next((found for found in stages if isinstance(found[0], PolicyStage)), stages[0])
-    questions = Questions(recipe.ranker.card(BaseModelCard(name=recipe.base, sha256=None)))
-    write_parquet(mixture, questions, options.out, graded=stage.graded)
+    name = EMBEDDED_HUB if recipe.base == EMBEDDED else recipe.base
+    card = recipe.ranker.card(BaseModelCard(name=name, sha256=None))
+    write_parquet(mixture, Questions(card), options.out, graded=stage.graded)
+    if options.held_out:
+        write_parquet(held, Questions(card), options.held_out, graded=stage.graded)
+    card.write(Path(options.out).parent)
 
 
 if __name__ == "__main__":

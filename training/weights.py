@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint import EMBEDDED_HUB, EMBEDDED_SHA256, BaseModelCard, embedded_base, find_checkpoint
-from ..engines.loading import load_model
+from ..engines.loading import choose_device, load_model
 from ..errors import CheckpointError, InputError
+from .precision import mark_precision, weights_format
+from .processes import sharding
 from .recipe import EMBEDDED
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def find_start(recipe: Recipe) -> Start:
     if recipe.lora is None:
         detail = f"{recipe.start!r} is an adapter, and the recipe trains whole weights"
         raise InputError("start", f"{detail}: set lora, or make base the merged model (train --merge writes it)")
-    _check_rank(found.adapter, recipe.lora, recipe.start)
+    _check_adapter(found.adapter, recipe.lora, recipe.start)
     return replace(start, adapter=found.adapter)
 
 
@@ -74,21 +76,47 @@ def load_policy(start: Start, recipe: Recipe) -> tuple[Any, Any]:
     Under a launcher each process has a device of its own.
 
     Raises:
+        InputError: An adapter that does not fit the model, or reaches other layers than the recipe says.
         CheckpointError: Weights that cannot be loaded.
     """
+    where, lora = _device(), recipe.lora
+    # FSDP spreads weights of one format alone.
+    adapted = lora is not None and sharding() is None
+    dtype = weights_format(recipe.precision, choose_device(where), adapted=adapted)
+    model, tokenizer = load_model(str(start.weights or start.folder), None, where, dtype)
+    if lora is None:
+        model.requires_grad_(True)
+    elif start.adapter is None:
+        model = _with_new_adapter(model, lora, recipe.seed)
+    else:
+        model = _with_adapter(model, start.adapter, lora)
+    mark_precision(model, recipe.precision)
+    return model, tokenizer
+
+
+def _with_adapter(model: Any, adapter: Path, lora: LoraSettings) -> Any:
+    import peft
+    import torch
+    from peft.tuners.lora import LoraLayer
+
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linear -= {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
+    config = peft.PeftConfig.from_pretrained(str(adapter))
+    config.lora_dropout = lora.dropout
+    adapted = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True, config=config)
+    if lora.targets == "all-linear":
+        reached = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+        if missing := sorted({name.rpartition(".")[2] for name in linear - reached}):
+            detail = f"all-linear, but the adapter {str(adapter)!r} does not reach {', '.join(missing)}"
+            raise InputError("lora.targets", f"{detail}: name the layers that it does")
+    return adapted
+
+
+def _with_new_adapter(model: Any, lora: LoraSettings, seed: int) -> Any:
+    import peft
     from transformers import set_seed
 
-    dtype = "bfloat16" if recipe.precision == "bfloat16" else "float32"
-    model, tokenizer = load_model(str(start.weights or start.folder), None, _device(), dtype)
-    if recipe.lora is None:
-        model.requires_grad_(True)
-        return model, tokenizer
-    import peft
-
-    if start.adapter is not None:
-        return peft.PeftModel.from_pretrained(model, str(start.adapter), is_trainable=True), tokenizer
-    lora = recipe.lora
-    set_seed(recipe.seed)  # decides on the adapter's first weights
+    set_seed(seed)  # decides on the adapter's first weights
     config = peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -97,7 +125,7 @@ def load_policy(start: Start, recipe: Recipe) -> tuple[Any, Any]:
         task_type="CAUSAL_LM",
     )
     try:
-        return peft.get_peft_model(model, config), tokenizer
+        return peft.get_peft_model(model, config)
     except ValueError as error:
         raise InputError("lora.targets", f"do not fit the model: {error}") from error
 
@@ -131,6 +159,20 @@ def copy_weights(source: Path, folder: Path) -> None:
     part.rename(folder)
 
 
+def gather_weights(trainer: Any, folder: Path) -> None:
+    """Writes the weights that a trainer has spread over processes; `folder` appears whole or not at all."""
+    part, main = folder.with_name(f".{folder.name}.part"), trainer.is_world_process_zero()
+    if main:
+        _remove(part)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(part))
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        _remove(folder)
+        part.rename(folder)
+    trainer.accelerator.wait_for_everyone()
+
+
 def count_parameters(model: Any) -> tuple[int, int]:
     """How many are trained, and how many there are."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
@@ -157,12 +199,19 @@ def _device() -> str:
     return "auto" if local is None or not torch.cuda.is_available() else f"cuda:{local}"
 
 
-def _check_rank(adapter: Path, lora: LoraSettings, name: str) -> None:
+def _check_adapter(adapter: Path, lora: LoraSettings, name: str) -> None:
+    """Refuses settings that the adapter does not have; whether it reaches all layers only the model tells."""
     import json
 
-    r = json.loads((adapter / ADAPTER).read_text(encoding="utf-8")).get("r")
-    if r != lora.r:
-        raise InputError("lora.r", f"{lora.r}, but the adapter {name!r} has r = {r}: write that")
+    config = json.loads((adapter / ADAPTER).read_text(encoding="utf-8"))
+    for setting, key, wanted in (("r", "r", lora.r), ("alpha", "lora_alpha", lora.alpha)):
+        if (found := config.get(key)) != wanted:
+            raise InputError(f"lora.{setting}", f"{wanted:g}, but the adapter {name!r} has {key} = {found}: write that")
+    targets = config.get("target_modules")
+    if lora.targets != "all-linear" and (isinstance(targets, str) or set(targets or ()) != set(lora.targets)):
+        told = targets if isinstance(targets, str) else ", ".join(sorted(targets or ()))
+        detail = f"{', '.join(lora.targets)}, but the adapter {name!r} reaches {told}"
+        raise InputError("lora.targets", f"{detail}: write that")
 
 
 def _names(card: Any, base: BaseModelCard) -> bool:

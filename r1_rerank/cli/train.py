@@ -35,7 +35,8 @@ def train(
         typer.Option(metavar="FILE|NAME", help=f"A recipe, or the name of a built-in one (default: {DEFAULT})."),
     ] = None,
     data: Annotated[
-        Path | None, _data(metavar="DIR", help="Folder with tasks, from r1-rerank data build.", envvar="R1_BUILT")
+        Path | None,
+        _data(metavar="DIR|FILE", help="Tasks, from r1-rerank data build; or rows of your own.", envvar="R1_BUILT"),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -60,7 +61,8 @@ def train(
     On several GPUs: accelerate launch -m r1_rerank.training.grpo, and the same options.
     """
     from ..training.folder import RECIPE
-    from ..training.run import Training, is_main
+    from ..training.processes import is_main
+    from ..training.run import Training
 
     written = out / RECIPE
     source = config or (str(written) if resume and written.is_file() else DEFAULT)
@@ -81,13 +83,20 @@ def train(
 def _recipe(source: str, data: Path | None, tasks: Sequence[str]) -> Recipe:
     from typing import cast, get_args
 
-    from ..training.recipe import read_recipe
+    from ..training.recipe import builtin_recipes, read_recipe
+    from ..training.sources import read_sources
 
     if unknown := [task for task in tasks if task not in get_args(TaskName)]:
         raise InputError("task", f"{unknown[0]!r} is not one of {', '.join(get_args(TaskName))}")
+    recipe, wanted = read_recipe(source), cast("Sequence[TaskName]", tasks)
+    if data is not None and data.is_file():
+        found = sorted({row.task for read in read_sources(data) for row in read.rows})
+        return recipe.over(folder=str(data.parent), rows=data.name, tasks=wanted or found)
     if data is not None and not data.is_dir():
-        raise InputError("data", f"{data} is no folder; r1-rerank data build writes one")
-    return read_recipe(source).over(folder=None if data is None else str(data), tasks=cast("Sequence[TaskName]", tasks))
+        raise InputError("data", f"{data} is no folder, nor a file of rows; r1-rerank data build writes one")
+    # A recipe of ours names all tasks, of which not everyone has built all.
+    absent: Any = "skip" if tasks or source in builtin_recipes() else None
+    return recipe.over(folder=None if data is None else str(data), tasks=wanted, absent=absent)
 
 
 def _finish(training: Training, results: Sequence[StageResult], *, merge: bool, push: str | None) -> None:
@@ -124,7 +133,8 @@ def _print_preview(training: Training, preview: Preview) -> None:
     for one in preview.estimates:
         parts.append(
             f"{one.stage}: {one.examples} examples in {one.steps} steps, {one.tokens:.0f} tokens an example, "
-            f"longest prompt {one.longest}; expected (an estimate from two timed steps, validations left out): "
+            f"longest prompt {one.longest}; every answer has the same reward in {one.alike:.0%} of first questions; "
+            f"expected (an estimate from two timed steps, validations left out): "
             f"{_duration(one.seconds)}, {one.memory / 2**30:.1f} GiB"
         )
     write_text("\n".join(parts))

@@ -98,8 +98,9 @@ class PrefixCache:
 class LabelHead:
     """The output layer for a few tokens, in float32.
 
-    In bfloat16 two logits near 20 differ by 0.125 or not at all, so that labels would tie. Their logits are
-    computed again from the last hidden state, unless the model does more to its logits than one matrix product.
+    In bfloat16, be it the format of the weights or of the computation, two logits near 20 differ by 0.125 or not at
+    all, so that labels would tie. Their logits are computed again from the last hidden state, unless the model does
+    more to its logits than one matrix product.
 
     Args:
         model: A causal language model.
@@ -111,11 +112,8 @@ class LabelHead:
 
         self._layer = model.get_output_embeddings()
         self._hidden: torch.Tensor | None = None
-        plain = (
-            type(self._layer) is torch.nn.Linear
-            and self._layer.weight.dtype in (torch.bfloat16, torch.float16)
-            and self._layer.weight.device.type != "meta"  # offloaded
-        )
+        offloaded = getattr(self._layer, "weight", None) is not None and self._layer.weight.device.type == "meta"
+        plain = type(self._layer) is torch.nn.Linear and not offloaded
         self.exact = plain and bool(tokens) and self._agrees(model, tokens)
 
     @contextmanager
@@ -138,8 +136,11 @@ class LabelHead:
 
     def logits(self, hidden: torch.Tensor, tokens: Sequence[int]) -> torch.Tensor:
         """Logits of the given tokens for one hidden state."""
-        logits: torch.Tensor = self._layer.weight[list(tokens)].float() @ hidden.float()
-        return logits if self._layer.bias is None else logits + self._layer.bias[list(tokens)].float()
+        import torch
+
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: torch.Tensor = self._layer.weight[list(tokens)].float() @ hidden.float()
+            return logits if self._layer.bias is None else logits + self._layer.bias[list(tokens)].float()
 
     def _keep(self, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         self._hidden = inputs[0]

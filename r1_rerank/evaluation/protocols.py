@@ -95,10 +95,8 @@ def _require_trained(model: str | None) -> None:
     command = train_command(tuple(SCENARIOS), "CHECKPOINT")
     if model is not None and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
         raise InputError("model", f"the checkpoint {model} is missing; make it with: {command}")
-    found = find_checkpoint(model)
-    if found.adapter is None and (model is None or found.card is None):
-        what = "the embedded weights are" if model is None else f"{model} is"
-        raise InputError("model", f"{what} not trained to rank; train with: {command}, then pass --model CHECKPOINT")
+    if find_checkpoint(model).card is None:
+        raise InputError("model", f"{model} is not trained to rank; train with: {command}, then pass it as --model")
 
 
 def _zero_shot(checkpoints: Path | None, think: int | None) -> Protocol:

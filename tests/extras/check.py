@@ -141,6 +141,36 @@ def check_eval() -> None:
         assert plot.stat().st_size
 
 
+def check_prefilter() -> None:
+    """A first stage hands its head on."""
+    from r1_rerank import R1Reranker, ScriptedEngine
+    from r1_rerank.prefilter import BM25Prefilter
+
+    importlib.import_module("sentence_transformers")
+    engine = ScriptedEngine(["<answer>[B] > [A]</answer>"])
+    ranker = R1Reranker(engine, strategy="dranker", thinking=0, prefilter=BM25Prefilter(keep=2))
+    result = ranker.rerank("tides", ["sheds", "the moon makes tides", "spring tides"])
+    assert {hit.text for hit in result[:2]} == {"the moon makes tides", "spring tides"}
+
+
+def check_train() -> None:
+    """Recipes that can be read, and the trainers that they name."""
+    from r1_rerank.training.recipe import builtin_recipes, read_recipe
+    from r1_rerank.training.traces import require_trl
+
+    require_trl()
+    for module in ("label_trainer", "grpo", "sft", "curves"):
+        importlib.import_module(f"r1_rerank.training.{module}")
+    assert {read_recipe(name).base for name in builtin_recipes()} >= {"embedded"}
+
+
+def require_trainers() -> None:
+    """Asks for TRL."""
+    from r1_rerank.training.traces import require_trl
+
+    require_trl()
+
+
 def plot_without_matplotlib() -> None:
     """Draws what cannot be drawn."""
     from r1_rerank.integrations.routing_calibration import Calibration
@@ -167,6 +197,8 @@ CHECKS = {
     "haystack": check_haystack,
     "openai": check_openai,
     "eval": check_eval,
+    "prefilter": check_prefilter,
+    "train": check_train,
 }
 
 NEEDS: list[tuple[str, str, Callable[[], Any]]] = [
@@ -177,6 +209,7 @@ NEEDS: list[tuple[str, str, Callable[[], Any]]] = [
     ("haystack", "haystack", import_("r1_rerank.integrations.haystack")),
     ("openai", "openai", ask_without_openai),
     ("eval", "matplotlib", plot_without_matplotlib),
+    ("train", "trl", require_trainers),
 ]
 """Extra, what it brings, and what cannot be done without."""
 

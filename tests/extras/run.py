@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = Path(__file__).with_name("check.py")
-EXTRAS = ("llama-index", "langchain", "haystack", "openai", "eval")
+EXTRAS = ("llama-index", "langchain", "haystack", "openai", "eval", "prefilter", "train")
 NO_EXTRA = "none"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 

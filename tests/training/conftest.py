@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from r1_rerank.prompts import PromptTemplate, close_thinking, render_answer
-from r1_rerank.rows import Candidate, Row
+from r1_rerank.rows import Candidate, Row, write_rows
 from r1_rerank.strategies import ALPHABET
+
+if TYPE_CHECKING:
+    from r1_rerank.training.run import Training
 
 CHAT = (
     "{{ bos }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -113,3 +118,79 @@ def tokenizer() -> Any:
     found = build_tokenizer()
     assert all(len(found(render_answer([label]))["input_ids"]) for label in ALPHABET)
     return found
+
+
+def build_rows(count: int, *, split: str = "train", words: int = 1, candidates: int = 3) -> list[Row]:
+    """Passage rows whose right candidates say yes; no text stands in two splits."""
+    end = "" if split == "train" else f"{split} "
+
+    def text(number: int, place: int) -> str:
+        return f"{'yes' if place == number % candidates else 'no'} {number}{place} {end}" * words
+
+    return [
+        Row(
+            id=f"{split}-{number}",
+            task="passage",
+            query=f"{split} question {number}",
+            candidates=tuple(Candidate(id=str(place), text=text(number, place)) for place in range(candidates)),
+            relevance=tuple(float(place == number % candidates) for place in range(candidates)),
+            split=split,
+            source="toy",
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="session")
+def toy_rows() -> Callable[..., list[Row]]:
+    return build_rows
+
+
+@pytest.fixture(scope="session")
+def base(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model in a folder."""
+    folder = tmp_path_factory.mktemp("tiny-base")
+    build_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with one task."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "toy").mkdir()
+    write_rows(build_rows(30), folder / "toy" / "train.jsonl")
+    card = {"sources": {"train": [{"name": "Toys", "licence": "CC0", "home": "https://toys.example"}]}}
+    (folder / "toy" / "card.json").write_text(json.dumps(card))
+    return folder
+
+
+STAGE = {"name": "Cold start", "method": "supervised", "examples": 8, "batch": 4, "learning_rate": 1e-2}
+PHASES = [{"candidates": [2, 3]}]
+
+
+@pytest.fixture(scope="session")
+def toy_training(base: Path, toys: Path) -> Callable[..., Training]:
+    """A training on toy rows in a folder; the keys of its recipe can be changed."""
+    from r1_rerank.training.recipe import Recipe
+    from r1_rerank.training.run import Training
+
+    first = {**STAGE, "phases": PHASES}
+    settings: dict[str, Any] = {
+        "base": str(base),
+        "precision": "float32",
+        "lora": {"r": 4},
+        "keep": "last",
+        "logging_every": 1,
+        "validate_every": 1,
+        "ranker": {"alphabet": "ABCDEF"},
+        "data": {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 4},
+        "stages": [first, {**first, "name": "RL", "method": "expected", "on_policy": True}],
+    }
+    return lambda out, **changes: Training(Recipe.model_validate({**settings, **changes}), out)
+
+
+@pytest.fixture
+def make(toy_training: Callable[..., Training], tmp_path: Path) -> Callable[..., Training]:
+    return lambda out="out", **changes: toy_training(tmp_path / out, **changes)

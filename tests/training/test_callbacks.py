@@ -31,7 +31,6 @@ STAGE = LabelStage(
     batch=4,
     micro_batch=4,
     learning_rate=3e-2,
-    precision="float32",
     save_every=2,
     logging_every=1,
     phases=(Phase(candidates=(2, 2)),),

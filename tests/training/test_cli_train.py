@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -149,6 +150,48 @@ def test_errors_name_the_option(run: Callable[..., Result], arguments: list[str]
     result = run(*arguments)
     assert result.exit_code == 2
     assert told in result.output
+
+
+def test_scenarios_do_with_the_tasks_that_are_built(run: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+    """A recipe for all scenarios, a folder with the tasks of one."""
+    recipe = yaml.safe_load((place / "recipe.yaml").read_text())
+    recipe["data"]["train"] += [{"rows": "toy-three"}, {"rows": "rec-toy"}]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump(recipe))
+    refused = run("--config", str(tmp_path / "all.yaml"), "--dry-run")
+    assert refused.exit_code == 2
+    assert "toy-three" in refused.output
+    result = run("--config", str(tmp_path / "all.yaml"), "--task", "passage")
+    assert result.exit_code == 0, result.output
+    assert "left out: " in result.stderr
+    assert "toy-three" in result.stderr
+    assert "rec-toy" in result.stderr
+    cards = json.loads((tmp_path / "out" / "data.json").read_text())["stages"]
+    assert [source["name"] for source in cards[0]["sources"]] == ["toy", "toy-too"]
+    # As it goes on, the recipe beside it knows.
+    again = ["train", "--out", str(tmp_path / "out"), "--data", str(place / "built"), "--resume"]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    arguments = ["--config", str(tmp_path / "all.yaml"), "--task", "passage", "--data", str(tmp_path / "out")]
+    nothing = run(*arguments, out="none")
+    assert nothing.exit_code != 0
+    assert "does not exist" in nothing.output
+
+
+def test_rows_of_ones_own_take_the_place_of_the_recipes(
+    run: Callable[..., Result], place: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.jsonl"
+    own.write_text((place / "built" / "toy" / "train.jsonl").read_text())
+    result = run("--data", str(own))
+    assert result.exit_code == 0, result.output
+    cards = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert [source["name"] for source in cards["stages"][0]["sources"]] == ["mine"]
+    assert [(source["name"], source["rows"]) for source in cards["validation"]] == [("mine", 4)]
+    assert str(own.parent) not in (tmp_path / "out" / "recipe.yaml").read_text()
+    assert run("--data", str(own), "--resume").exit_code == 0
+    own.write_text((place / "built" / "toy-too" / "train.jsonl").read_text())
+    changed = run("--data", str(own), "--resume")
+    assert changed.exit_code == 2
+    assert "source 'mine' has not the rows" in " ".join(changed.output.split())
 
 
 def test_whole_weights_have_nothing_to_merge(run: Callable[..., Result], place: Path, tmp_path: Path) -> None:

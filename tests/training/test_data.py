@@ -253,6 +253,18 @@ def test_rows_too_short_for_a_phase_wait_for_another() -> None:
     assert min(short) >= 30
 
 
+def test_a_row_that_a_phase_passes_over_comes_again_in_the_next_round() -> None:
+    short = passage("short", 3)
+    source = Source(name="mixed", rows=(*PASSAGES.rows, short))
+    size = len(source.rows)
+    phases = [Phase(candidates=(4, 5)), Phase(candidates=(2, 5), share=2)]
+    rows = [row.id.rpartition("#")[0] for row in Mixture([source], count=3 * size, phases=phases)]
+    others = sorted(row.id for row in PASSAGES.rows)
+    assert sorted(rows[: size - 1]) == others  # its turn in this round is lost, and no other's
+    assert short.id not in rows[:size]
+    assert 1 <= Counter(rows[size:])[short.id] <= 3
+
+
 # Easy negatives
 
 

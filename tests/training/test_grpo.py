@@ -22,6 +22,7 @@ from r1_rerank.prompts import ANSWER_CLOSE, render_answer
 from r1_rerank.rows import Row
 from r1_rerank.strategies import ALPHABET
 from r1_rerank.training.grpo import policy_trainer, stage_rewards, train_policy
+from r1_rerank.training.precision import mark_precision
 from r1_rerank.training.prompting import Prompts
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.recipe import PolicyStage, RankerSettings
@@ -45,7 +46,6 @@ def stage_of(**settings: Any) -> PolicyStage:
         "learning_rate": 1e-3,
         "schedule": "constant",
         "warmup": 0,
-        "precision": "float32",
         "logging_every": 1,
         "save_every": 2,
     }
@@ -137,6 +137,15 @@ def test_whatever_the_answer_its_end_is_known(make_tokenizer: Any, before: str) 
     tokens = prompts.chat.encode(f"<answer>{before}{ANSWER_CLOSE}")
     assert any(tuple(tokens[-len(ending) + 1 :]) == ending[:-1] for ending in prompts.endings())
     assert {ending[-1] for ending in prompts.endings()} == {tokenizer.eos_token_id}
+
+
+def test_without_a_token_for_the_end_of_a_turn_only_the_answer_ends(make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer()
+    whole = Prompts(ask(), tokenizer).endings()
+    tokenizer.eos_token = None
+    prompts = Prompts(ask(), tokenizer)
+    assert prompts.endings() == {tokens[:-1] for tokens in whole}
+    assert None not in prompts.answer("A")
 
 
 def test_a_turn_ends_with_its_answer(make_tokenizer: Any, make_model: Any, make_row: Any, tmp_path: Path) -> None:
@@ -305,6 +314,9 @@ def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
     assert any(not torch.equal(before[name], value) for name, value in whole.items())
+    over = train(start(), tmp_path / "whole", resume=True)  # takes what was left, and no step more
+    for name, value in whole.items():
+        torch.testing.assert_close(over[name], value, rtol=0, atol=1e-6, msg=name)
 
 
 def test_nothing_of_a_trainer_stays_on_the_model(
@@ -444,9 +456,10 @@ def test_the_embedded_weights_take_a_few_steps(weights: str, make_row: Any, tmp_
 
     model, tokenizer = load_model(weights, None, "cpu", "float32")
     model = adapted(model)
+    mark_precision(model, "mixed")
     before = {name: value.clone() for name, value in model.state_dict().items() if "lora_B" in name}
     rows: list[Row] = [make_row(number, candidates=3) for number in range(2)]
-    stage = stage_of(on_policy=True, examples=2, batch=1, group=2, precision="mixed")
+    stage = stage_of(on_policy=True, examples=2, batch=1, group=2)
     train_policy(model, tokenizer, mixture=rows, questions=ask(alphabet=ALPHABET), stage=stage, folder=tmp_path)
     log = log_of(tmp_path)
     assert len(log) == 2

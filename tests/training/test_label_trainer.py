@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +52,7 @@ def distributions(engine: TransformersEngine, questions: Questions, ranking: Any
 
 def stage(**settings: Any) -> LabelStage:
     usual = {"name": "toy", "method": "expected", "examples": 96, "batch": 8, "learning_rate": 3e-3, "warmup": 0.0}
-    return LabelStage(**{**usual, "precision": "float32", "schedule": "constant", "save_every": 4, **settings})
+    return LabelStage(**{**usual, "schedule": "constant", "save_every": 4, **settings})
 
 
 @pytest.mark.parametrize("form", ["append", "rewrite"])
@@ -194,6 +197,64 @@ def test_to_resume_where_nothing_was_saved_is_to_begin(
         resume=True,
     )
     assert any(not value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, {tests!r})
+from conftest import build_model, build_row, build_tokenizer
+from test_label_trainer import questions_in, stage
+from r1_rerank.training.label_trainer import train_labels
+model, tokenizer = build_model(build_tokenizer()), build_tokenizer()
+rows = [build_row(number, 2 if number % 2 else 6) for number in range(8)]
+train_labels(model, tokenizer, mixture=rows, questions=questions_in("rewrite"), folder={folder!r},
+             stage=stage(examples=8, batch=2, micro_batch=1))
+import os
+if os.environ["RANK"] == "0":
+    model.save_pretrained({folder!r})
+"""
+
+
+def test_two_processes_train_as_one(make_tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path) -> None:
+    """Also where one of them has three times as many sequences as the other."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = make_model(make_tokenizer())
+    rows = [make_row(number, 2 if number % 2 else 6) for number in range(8)]
+    train_labels(
+        model,
+        make_tokenizer(),
+        mixture=rows,
+        questions=questions_in("rewrite"),
+        stage=stage(examples=8, batch=2, micro_batch=1),
+        folder=tmp_path / "one",
+    )
+    script, folder = tmp_path / "train.py", str(tmp_path / "two")
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), folder=folder))
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        timeout=300,
+    )
+    two = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in model.state_dict().items())
+
+
+def test_states_are_played_without_what_only_training_wants(
+    tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path
+) -> None:
+    """Checkpointed gradients leave a model in training without a cache."""
+    train_labels(
+        make_model(tokenizer),
+        tokenizer,
+        mixture=[make_row(number, 3) for number in range(8)],
+        questions=questions_in(),
+        stage=stage(examples=8, on_policy=True, gradient_checkpointing=True),
+        folder=tmp_path,
+    )
 
 
 def test_thinking_is_refused(tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path) -> None:

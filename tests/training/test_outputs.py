@@ -7,7 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from r1_rerank.errors import CheckpointError, DataError, InputError
 from r1_rerank.rows import Candidate, Row, write_rows
 from r1_rerank.training.folder import StageResult
 from r1_rerank.training.logs import read_log
+from r1_rerank.training.model_card import model_card
 from r1_rerank.training.outputs import publish, write_merged, write_outputs
 from r1_rerank.training.preflight import sample_rewards
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.recipe import Recipe
 from r1_rerank.training.run import Training
 from r1_rerank.training.validation import Validation
+from r1_rerank.training.weights import load_policy
 
 STAGE = {
     "name": "Cold start",
@@ -36,64 +38,6 @@ STAGE = {
     "phases": [{"candidates": [2, 3]}],
 }
 RL = {**STAGE, "name": "RL", "method": "expected", "on_policy": True}
-
-
-def rows(count: int, *, split: str = "train", words: int = 1) -> list[Row]:
-    return [
-        Row(
-            id=f"{split}-{number}",
-            task="passage",
-            query=f"{split} question {number}",
-            candidates=tuple(
-                Candidate(id=str(place), text=f"{'yes' if place == number % 3 else 'no'} {number}{place} " * words)
-                for place in range(3)
-            ),
-            relevance=tuple(float(place == number % 3) for place in range(3)),
-            split=split,
-            source="toy",
-        )
-        for number in range(count)
-    ]
-
-
-@pytest.fixture(scope="session")
-def base(make_model: Callable[..., Any], tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tiny-base")
-    make_model(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with one task."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "toy").mkdir()
-    write_rows(rows(30), folder / "toy" / "train.jsonl")
-    card = {"sources": {"train": [{"name": "Toys", "licence": "CC0", "home": "https://toys.example"}]}}
-    (folder / "toy" / "card.json").write_text(json.dumps(card))
-    return folder
-
-
-def toy_training(weights: Path, toys: Path, out: Path, **changes: Any) -> Training:
-    settings: dict[str, Any] = {
-        "base": str(weights),
-        "precision": "float32",
-        "lora": {"r": 4},
-        "keep": "last",
-        "logging_every": 1,
-        "validate_every": 1,
-        "ranker": {"alphabet": "ABCDEF"},
-        "data": {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 4},
-        "stages": [STAGE, RL],
-    }
-    return Training(Recipe.model_validate({**settings, **changes}), out)
-
-
-@pytest.fixture
-def make(base: Path, toys: Path, tmp_path: Path) -> Callable[..., Training]:
-    """A training on toy rows; the keys of its recipe can be changed."""
-    return lambda out="out", **changes: toy_training(base, toys, tmp_path / out, **changes)
 
 
 @dataclass
@@ -110,8 +54,8 @@ class Finished:
 
 
 @pytest.fixture(scope="module")
-def finished(base: Path, toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    training = toy_training(base, toys, tmp_path_factory.mktemp("finished") / "ranker")
+def finished(toy_training: Callable[..., Training], tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    training = toy_training(tmp_path_factory.mktemp("finished") / "ranker")
     results = training.run()
     return Finished(training, results, write_outputs(training, results, merge=True))
 
@@ -226,6 +170,70 @@ def test_held_out_rows_are_not_trained_on_and_may_be_cut(make: Callable[..., Tra
     assert all(len(candidate.text.split()) == 1 for row in ranked.rows for candidate in row.candidates)
 
 
+def test_a_validation_of_cut_rows_asks_each_held_out_question_once(
+    make: Callable[..., Training], toys: Path, toy_rows: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    others = [replace(row, split="train") for row in toy_rows(40, split="dev")]
+    write_rows([*others, *(replace(row, id=f"long-{row.id}") for row in others)], tmp_path / "others.jsonl")
+    sources = [{"rows": "toy", "weight": 9}, {"rows": str(tmp_path / "others.jsonl")}]
+    data = {"folder": str(toys), "train": sources, "validation_limit": 20}
+    phase = {"candidates": [2, 2], "easy": 1.0}
+    training = make(data={**data, "validation_phase": phase})
+    assert [len({row.query for row in source.rows}) for source in training.inputs.validation] == [10, 10]
+    assert training.validator is not None
+    assert sum(len(evaluator.rows) for evaluator in training.validator.evaluators()) == 20
+    with pytest.raises(InputError, match=r"data\.validation_phase: no row fits it"):
+        _ = make(data={**data, "validation_phase": {"candidates": [4, 5]}}).inputs.validation
+
+
+def test_hard_negatives_are_mined_from_what_is_trained_on(
+    make: Callable[..., Training], toys: Path, tmp_path: Path
+) -> None:
+    data = {"folder": str(toys), "validation_limit": 5, "train": [{"rows": "toy", "negatives": {"count": 4}}]}
+    training = make(data=data)
+    (train,), (held,) = training.inputs.sources
+    assert {len(row.candidates) for row in train.rows} == {5}
+    assert all(row.id.endswith("/hard") for row in train.rows)
+    # What is held out is neither mined for nor mined.
+    assert {len(row.candidates) for row in held.rows} == {3}
+    unseen = {candidate.text for row in held.rows for candidate in row.candidates}
+    assert not unseen & {candidate.text for row in train.rows for candidate in row.candidates}
+    assert training.run()[0].steps == 2
+    route = Row(
+        id="route",
+        task="recommendation",
+        history=("Alien",),
+        candidates=(Candidate(id="0", text="Aliens"), Candidate(id="1", text="Heidi")),
+        relevance=(1.0, 0.0),
+        split="train",
+        source="toy",
+    )
+    write_rows([route], tmp_path / "tastes.jsonl")
+    tastes = {"rows": str(tmp_path / "tastes.jsonl"), "negatives": {}}
+    with pytest.raises(InputError, match=r"data\.train\[1\]\.negatives: source 'tastes' has no passage rows"):
+        _ = make(data={**data, "validation_limit": 0, "train": [{"rows": "toy"}, tastes]}).inputs.sources
+
+
+def test_a_final_validation_is_told_though_there_was_none_before(finished: Finished) -> None:
+    """As where the weights were spread over processes until the end."""
+    training, results, final = finished.training, finished.results, finished.final
+    assert final is not None
+    page = model_card(
+        name="ranker",
+        recipe=training.portable(),
+        card=training.card,
+        data=[],
+        results=results,
+        validations=[None, None, None],
+        final=final,
+        curves=None,
+        adapter=True,
+    )
+    assert "| MRR | rows | this checkpoint |" in page
+    assert f"| toy | 4 | {final.metrics()['eval_mrr']:.3f} |" in page
+    assert "the gain is not known" in page
+
+
 def test_an_adapter_can_be_gone_on_from(make: Callable[..., Training], finished: Finished) -> None:
     start = finished.out
     (after,) = make("more", start=str(start), stages=[RL]).run()
@@ -233,12 +241,30 @@ def test_an_adapter_can_be_gone_on_from(make: Callable[..., Training], finished:
     assert after.before["eval_mrr"] == make("more").validator(direct).metrics()["eval_mrr"]  # type: ignore[misc]
     for changes, told in (
         ({"lora": {"r": 8}}, r"lora\.r: 8, but the adapter .* has r = 4"),
+        ({"lora": {"r": 4, "alpha": 8}}, r"lora\.alpha: 8, but the adapter .* has lora_alpha = 32"),
+        ({"lora": {"r": 4, "targets": ["q_proj"]}}, r"lora\.targets: q_proj, but the adapter .* reaches .*v_proj"),
         ({"lora": None}, "start: .* is an adapter, and the recipe trains whole weights"),
     ):
         with pytest.raises(InputError, match=told):
             _ = make("other", start=str(start), **changes).start
     with pytest.raises(InputError, match=r"base: .* is an adapter: name its base"):
         _ = make("other", base=str(start)).start
+
+
+def test_an_adapter_gone_on_from_takes_the_settings_that_it_can(
+    make: Callable[..., Training], finished: Finished
+) -> None:
+    training = make("dropped", start=str(finished.out), lora={"r": 4, "dropout": 0.25})
+    model, _ = load_policy(training.start, training.recipe)
+    assert model.peft_config["default"].lora_dropout == 0.25
+    assert {module.p for name, module in model.named_modules() if name.endswith("lora_dropout.default")} == {0.25}
+    few = make("few", lora={"r": 4, "targets": ["q_proj", "v_proj"]}, stages=[STAGE])
+    write_outputs(few, few.run())
+    same = make("same", start=str(few.out), lora={"r": 4, "targets": ["v_proj", "q_proj"]}, stages=[STAGE])
+    assert same.run()[0].steps == 2
+    other = make("other", start=str(few.out), lora={"r": 4}, stages=[STAGE])
+    with pytest.raises(InputError, match=r"lora\.targets: all-linear, but the adapter .* does not reach .*k_proj"):
+        other.run()
 
 
 def test_an_adapter_of_another_base_is_refused(
@@ -277,22 +303,24 @@ def test_what_cannot_be_trained_is_named_before_the_first_step(
 
 
 def test_rows_that_are_missing_or_tested_on_are_named(
-    make: Callable[..., Training], toys: Path, tmp_path: Path
+    make: Callable[..., Training], toys: Path, toy_rows: Callable[..., list[Row]], tmp_path: Path
 ) -> None:
     data = {"folder": str(toys), "train": [{"rows": "toy"}], "validation_limit": 3}
     with pytest.raises(DataError, match="nowhere: does not exist"):
         make(data={**data, "train": [{"rows": "nowhere"}]}).run()
     with pytest.raises(InputError, match=r"validation: is no test of source 'toy'.*30 x its question stands in valid"):
         make(data={**data, "validation": [{"rows": "toy", "split": "train"}]}).run()
-    write_rows(rows(5, split="test"), tmp_path / "test.jsonl")
+    write_rows(toy_rows(5, split="test"), tmp_path / "test.jsonl")
     with pytest.raises(InputError, match="not of the split train"):
         make(data={**data, "train": [{"rows": str(tmp_path / "test.jsonl")}], "validation_limit": 1}).run()
     with pytest.raises(InputError, match=r"task: no row of data\.train is of routing"):
         make(data={**data, "tasks": ["routing"]}).run()
 
 
-def test_prompts_longer_than_the_model_are_counted_and_named(make: Callable[..., Training], tmp_path: Path) -> None:
-    long = [*rows(20), *rows(3, words=600)]
+def test_prompts_longer_than_the_model_are_counted_and_named(
+    make: Callable[..., Training], toy_rows: Callable[..., list[Row]], tmp_path: Path
+) -> None:
+    long = [*toy_rows(20), *toy_rows(3, words=600)]
     write_rows([Row(**{**vars(row), "id": str(number)}) for number, row in enumerate(long)], tmp_path / "long.jsonl")
     data = {"train": [{"rows": str(tmp_path / "long.jsonl")}], "validation_limit": 0}
     with pytest.raises(
@@ -391,9 +419,11 @@ def test_a_dry_run_shows_prompt_rewards_and_cost_and_writes_nothing(make: Callab
         assert one.memory > 0
 
 
-def test_sample_rewards_are_those_of_the_answers(make: Callable[..., Training]) -> None:
+def test_sample_rewards_are_those_of_the_answers(
+    make: Callable[..., Training], toy_rows: Callable[..., list[Row]]
+) -> None:
     training = make()
-    (row,) = rows(1)  # its first candidate is relevant
+    (row,) = toy_rows(1)  # its first candidate is relevant
     found = dict(sample_rewards(training.questions.first(row)))
     assert found == {"<answer>[A]</answer>": 0.0, "<answer>[B]</answer>": 1.0, "<answer>[C]</answer>": 1.0}
     whole = make(ranker={"alphabet": "ABCDEF", "strategy": "dranker"}, stages=[STAGE])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ import yaml
 from r1_rerank.checkpoint import BaseModelCard
 from r1_rerank.errors import InputError
 from r1_rerank.prompts import PromptTemplate
+from r1_rerank.rows import TaskName
 from r1_rerank.training.data import Phase
 from r1_rerank.training.recipe import (
     LabelStage,
@@ -20,6 +22,7 @@ from r1_rerank.training.recipe import (
     builtin_recipes,
     read_recipe,
 )
+from r1_rerank.training.stages import Loss
 
 BASE = BaseModelCard(name="some/base", sha256=None)
 STAGE = {"name": "first", "method": "supervised", "examples": 30, "learning_rate": 1e-3}
@@ -58,6 +61,14 @@ def test_the_papers_setting_is_the_papers() -> None:
     }
 
 
+def test_every_loss_is_one_that_trl_knows() -> None:
+    """Which says so in its code alone."""
+    from trl.trainer import grpo_trainer
+
+    known = inspect.getsource(grpo_trainer)
+    assert all(f'"{name}"' in known for name in get_args(Loss))
+
+
 @pytest.mark.parametrize("name", builtin_recipes())
 def test_a_recipe_as_run_reads_as_the_same_recipe(name: str, tmp_path: Path) -> None:
     recipe = read_recipe(name)
@@ -68,9 +79,9 @@ def test_a_recipe_as_run_reads_as_the_same_recipe(name: str, tmp_path: Path) -> 
 
 def test_stages_take_over_what_they_do_not_say(tmp_path: Path) -> None:
     stages = [STAGE, {**STAGE, "name": "second", "seed": 9, "save_every": 7}]
-    first, second = read_recipe(written(tmp_path, seed=4, save_every=50, precision="float32", stages=stages)).stages
-    assert (first.seed, first.save_every, first.precision) == (4, 50, "float32")
-    assert (second.seed, second.save_every, second.precision) == (9, 7, "float32")
+    first, second = read_recipe(written(tmp_path, seed=4, save_every=50, stages=stages)).stages
+    assert (first.seed, first.save_every) == (4, 50)
+    assert (second.seed, second.save_every) == (9, 7)
 
 
 def test_methods_have_settings_of_their_own(tmp_path: Path) -> None:
@@ -115,6 +126,22 @@ def test_templates_that_do_not_agree_make_no_card(tmp_path: Path) -> None:
     assert caught.value.argument == "ranker"
 
 
+def test_templates_may_all_agree_otherwise(tmp_path: Path) -> None:
+    own = {task: PromptTemplate.builtin(task).to_dict() for task in get_args(TaskName)}
+    closing = PromptTemplate.builtin("passage").candidate.count("{label}") > 1
+    candidate = "[{label}] {text}" if closing else "[{label}] {text} [{label}]"
+    changed: Any = {task: {**template, "candidate": candidate} for task, template in own.items()}
+    card = read_recipe(written(tmp_path, ranker={"templates": changed})).ranker.card(BASE)
+    assert card.labels.close is not closing
+
+
+def test_a_recipe_over_rows_of_ones_own_holds_some_of_them_out(tmp_path: Path) -> None:
+    data = {"train": [{"rows": "a"}, {"rows": "b"}], "validation": [{"rows": "c"}]}
+    own = read_recipe(written(tmp_path, data=data)).over(folder="here", rows="mine.jsonl")
+    assert [source.rows for source in own.data.train] == ["mine.jsonl"]
+    assert (own.data.validation, own.data.folder) == ((), "here")
+
+
 def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> None:
     phases = [{"tasks": ["passage"]}, {"tasks": ["routing", "passage"]}, {}]
     stages = [{**STAGE, "phases": phases}, {**STAGE, "name": "second", "phases": phases[:1]}]
@@ -141,6 +168,17 @@ def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> 
         ({"stages": [{**STAGE, "learning_rate": float("nan")}]}, r"stages\.0\.learning_rate"),
         ({"stages": [{**STAGE, "name": "../up"}]}, r"stages\.0\.name"),
         ({"stages": []}, "stages: "),
+        ({"stages": [{**STAGE, "precision": "float32"}]}, r"stages\.0\.precision: there is no such key"),  # one for all
+        ({"stages": [{**STAGE, "warmup": 1.0}]}, r"stages\.0\.warmup: .*less than 1"),
+        ({"stages": [{**STAGE, "method": "grpo", "loss": "nonsense"}]}, r"stages\.0\.loss: .*'dr_grpo'"),
+        ({"stages": [{**STAGE, "method": "rloo", "loss": "dapo"}]}, "loss needs method: grpo"),
+        ({"stages": [{**STAGE, "method": "rloo"}], "ranker": {"drop": 2}}, "'first': rloo judges one label a step"),
+        ({"stages": [{**STAGE, "method": "grpo", "vllm": "colocate"}]}, "an answer of one label is no text"),
+        ({"data": {"train": [{"rows": "a", "negatives": {"by": "policy"}}]}}, r"data\.train\.0\.negatives\.by: "),
+        (
+            {"data": {**DATA, "validation": [{"rows": "a", "negatives": {}}]}},
+            "data: validation rows are ranked as they are",
+        ),
         ({"stages": [STAGE, STAGE]}, "two stages have the same name"),
         ({"extra": 1}, "extra: there is no such key"),
         ({"data": {"train": []}}, r"data\.train: "),

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r1_rerank.checkpoint import BaseModelCard
+from r1_rerank.engines.tokenization import ChatTokenizer
 from r1_rerank.errors import InputError
 from r1_rerank.parsing import follows_format, parse
 from r1_rerank.rows import Candidate, Row
 from r1_rerank.tasks import TASKS
+from r1_rerank.training.preflight import answer_tokens
 from r1_rerank.training.prompting import Prompts
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.rationales import rationale, wording
@@ -94,6 +96,26 @@ def test_every_answer_is_right_and_well_formed(row: Row, strategy: str, seed: in
         assert worth[made.answer[0]] == 1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_as_many_fall_as_the_ranker_drops(seed: int) -> None:
+    candidates = tuple(Candidate(id=str(n), text=f"number {n}") for n in range(7))
+    row = replace(LAMP, candidates=candidates, relevance=tuple(float(n == seed % 7) for n in range(7)))
+    made = rationale(row, ask(drop=2), seed=seed)
+    question = made.question
+    assert len(made.answer) == question.pick
+    read = parse("<think>\n" + made.text(), question.labels, question.pick)
+    assert (read.faults, read.labels) == ((), made.answer)
+    worth = dict(zip(question.labels, question.relevance, strict=True))
+    assert not any(worth[label] for label in made.answer)
+    assert all(f"[{label}] fits least" in made.thinking[-1] for label in made.answer)
+
+
+def test_there_is_room_for_all_that_fall(make_tokenizer: Any) -> None:
+    chat = ChatTokenizer(make_tokenizer())
+    one, two = (answer_tokens(stage_of(), ask(drop=drop), chat) for drop in (1, 2))
+    assert two > one
+
+
 @given(st.integers(2, 30), st.integers(0, 1000))
 def test_a_reason_stays_short_and_speaks_of_live_candidates(count: int, seed: int) -> None:
     candidates = tuple(Candidate(id=str(n), text=f"lighthouse lamp number {n}") for n in range(count))
@@ -121,7 +143,7 @@ def test_only_reason_and_answer_are_learned(make_tokenizer: Any, make_row: Any, 
     tokenizer = make_tokenizer(bos=bos)
     prompts = Prompts(ask(), tokenizer)
     rows = [make_row(number) for number in range(4)]
-    dataset = rationale_dataset(rows, prompts, tokenizer, limit=200)
+    dataset = rationale_dataset(rows, prompts, limit=200)
     for row, record in zip(rows, dataset, strict=True):
         made = rationale(row, prompts.questions)
         cut = record["completion_mask"].index(1)
@@ -135,13 +157,13 @@ def test_a_reason_gives_way_to_its_answer(make_tokenizer: Any, make_row: Any) ->
     tokenizer = make_tokenizer()
     prompts, row = Prompts(ask(), tokenizer), make_row(0)
     whole = len(prompts.chat.encode(rationale(row, prompts.questions).text())) + 1
-    (short,) = rationale_dataset([row], prompts, tokenizer, limit=whole - 1)
+    (short,) = rationale_dataset([row], prompts, limit=whole - 1)
     completion = [t for t, mask in zip(short["input_ids"], short["completion_mask"], strict=True) if mask]
     text = tokenizer.decode(completion, skip_special_tokens=True)
     assert rationale(row, prompts.questions).text().endswith(text)
     assert len(completion) < whole
     with pytest.raises(InputError, match="max_completion_tokens: the answer alone to row 'r0'"):
-        rationale_dataset([row], prompts, tokenizer, limit=3)
+        rationale_dataset([row], prompts, limit=3)
 
 
 def stage_of(**settings: Any) -> RationaleStage:
@@ -151,7 +173,6 @@ def stage_of(**settings: Any) -> RationaleStage:
         "examples": 48,
         "batch": 4,
         "learning_rate": 1e-2,
-        "precision": "float32",
         "logging_every": 1,
         "save_every": 4,
     }
@@ -190,6 +211,10 @@ def test_it_learns_and_resumes_after_a_kill(
     resumed = train(tmp_path / "killed", resume=True)
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
+    over = train(tmp_path / "whole", resume=True)  # takes what was left, and no step more
+    assert last_checkpoint(tmp_path / "whole") == last
+    for name, value in whole.items():
+        torch.testing.assert_close(over[name], value, rtol=0, atol=0, msg=name)
 
 
 def test_a_ranker_that_does_not_think_has_no_use_for_reasons(

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from r1_rerank.checkpoint import BaseModelCard
+from r1_rerank.checkpoint import EMBEDDED_HUB, BaseModelCard, RankerCard
 from r1_rerank.errors import InputError
+from r1_rerank.rows import write_rows
 from r1_rerank.training import verl_reward
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.recipe import RankerSettings
@@ -96,7 +97,35 @@ stages:
 """
     )
     out = tmp_path / "train.parquet"
-    main(["--config", str(tmp_path / "recipe.yaml"), "--out", str(out)])
+    arguments = ["--config", str(tmp_path / "recipe.yaml"), "--out", str(out)]
+    main(arguments)
     records = pyarrow.parquet.read_table(out).to_pylist()
     assert len(records) == 10
     assert {len(json.loads(record["reward_model"]["ground_truth"])["labels"]) for record in records} <= {2, 3, 4}
+    card = RankerCard.read(tmp_path / "r1_rerank.json")  # for the weights that veRL leaves
+    assert (card.base.name, card.thinking.budget) == ("some/base", 64)
+    with pytest.raises(InputError, match="held-out: the recipe holds nothing out"):
+        main([*arguments, "--held-out", str(tmp_path / "held.parquet")])
+
+
+def test_held_out_rows_have_a_file_of_their_own(toy_rows: Any, tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    write_rows(toy_rows(9), tmp_path / "rows.jsonl")
+    (tmp_path / "recipe.yaml").write_text(
+        "base: embedded\n"
+        f"data: {{train: [{{rows: {tmp_path / 'rows.jsonl'}}}], validation_limit: 3}}\n"
+        "ranker: {form: rewrite, thinking: 64}\n"
+        "stages: [{name: ppo, method: grpo, examples: 20, learning_rate: 1e-6}]\n"
+    )
+    files = {name: tmp_path / f"{name}.parquet" for name in ("out", "held-out")}
+    paths = [part for name, file in files.items() for part in (f"--{name}", str(file))]
+    main(["--config", str(tmp_path / "recipe.yaml"), *paths])
+    trained, held = (
+        {record["extra_info"]["row"].partition("#")[0] for record in records}
+        for records in (pyarrow.parquet.read_table(file).to_pylist() for file in files.values())
+    )
+    assert len(held) == 3
+    assert trained | held == {row.id for row in toy_rows(9)}
+    assert not trained & held
+    assert RankerCard.read(tmp_path / "r1_rerank.json").base.name == EMBEDDED_HUB

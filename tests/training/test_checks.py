@@ -1,0 +1,166 @@
+"""What is found before the first step of the first stage, though it is a later one that could not run."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r1_rerank.errors import CheckpointError, InputError
+from r1_rerank.rows import Row, write_rows
+from r1_rerank.training.estimates import estimate
+from r1_rerank.training.preflight import share_alike
+from r1_rerank.training.run import Training
+from r1_rerank.training.weights import load_policy
+
+STAGE: dict[str, Any] = {
+    "name": "Cold start",
+    "method": "supervised",
+    "examples": 8,
+    "batch": 4,
+    "learning_rate": 1e-2,
+    "phases": [{"candidates": [2, 3]}],
+}
+GRPO = {**STAGE, "name": "RL", "method": "grpo", "group": 2}
+REWRITE = {"alphabet": "ABCDEF", "form": "rewrite"}
+THINKING = {**REWRITE, "thinking": 8}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_a_generator_that_is_not_there(make: Callable[..., Training]) -> None:
+    training = make(ranker=THINKING, stages=[{**STAGE, "method": "sft"}, {**GRPO, "vllm": "colocate"}])
+    with pytest.raises(InputError, match="vllm: is not installed"):
+        training.run()
+    assert not training.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("by", "stage", "told"),
+    [
+        ("FSDP", STAGE, "accelerate: stage 'Cold start': supervised keeps whole weights.* FSDP"),
+        ("DEEPSPEED", STAGE, "accelerate: stage 'Cold start': supervised keeps whole weights.* DeepSpeed"),
+        ("FSDP", {**GRPO, "on_policy": True}, "accelerate: answers at once .* use DDP or ZeRO-3"),
+    ],
+)
+def test_processes_that_spread_the_weights(
+    make: Callable[..., Training],
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
+    stage: dict[str, Any],
+    told: str,
+) -> None:
+    training = make(stages=[stage])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    monkeypatch.setenv(f"ACCELERATE_USE_{by}", "true")
+    with pytest.raises(InputError, match=told):
+        training.check(model, tokenizer)
+
+
+@pytest.mark.parametrize("last", [{**STAGE, "name": "last"}, {**GRPO, "name": "last"}])
+def test_a_batch_that_processes_cannot_share(
+    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch, last: dict[str, Any]
+) -> None:
+    from accelerate import PartialState
+
+    training = make(stages=[STAGE, {**last, "batch": 3}])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    PartialState(cpu=True)
+    monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
+    with pytest.raises(InputError, match="batch: 3 rows cannot be shared by 2 processes"):
+        training.check(model, tokenizer)
+
+
+def test_a_tokenizer_that_adds_tokens(
+    make: Callable[..., Training], make_tokenizer: Callable[..., Any], make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    from tokenizers import processors
+
+    tokenizer = make_tokenizer()
+    ending = processors.TemplateProcessing(single="$A <|im_end|>", special_tokens=[("<|im_end|>", 2)])
+    tokenizer.backend_tokenizer.post_processor = ending
+    make_model(tokenizer).save_pretrained(tmp_path / "odd-base")
+    tokenizer.save_pretrained(tmp_path / "odd-base")
+    training = make(base=str(tmp_path / "odd-base"), ranker=REWRITE, stages=[STAGE, GRPO])
+    with pytest.raises(CheckpointError, match="adds special tokens"):
+        training.run()
+    assert not training.out.exists()
+
+
+# What is no fault
+
+
+@pytest.mark.parametrize(("candidates", "alphabet"), [(8, "ABCDE"), (60, "ABCDEF")])
+def test_rows_with_more_candidates_than_labels_are_cut_by_a_phase(
+    make: Callable[..., Training], toy_rows: Callable[..., list[Row]], tmp_path: Path, candidates: int, alphabet: str
+) -> None:
+    write_rows(toy_rows(6, candidates=candidates), tmp_path / "long.jsonl")
+    data = {"train": [{"rows": str(tmp_path / "long.jsonl")}], "validation_limit": 0}
+    training = make(data=data, ranker={"alphabet": alphabet}, stages=[{**STAGE, "phases": [{"candidates": [2, 5]}]}])
+    assert training.run()[0].steps == 2
+
+
+# What a dry run measures, and what it tells
+
+
+class Passes:
+    """Counts how often the first layer is computed, and on how many sequences."""
+
+    def __init__(self, model: Any) -> None:
+        self.sizes: list[int] = []
+        layer = next(module for module in model.modules() if type(module).__name__ == "LlamaDecoderLayer")
+        layer.register_forward_pre_hook(lambda _, inputs: self.sizes.append(len(inputs[0])))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_dry_run_times_what_will_run(make: Callable[..., Training], checkpointing: bool) -> None:
+    training = make(stages=[{**STAGE, "gradient_checkpointing": checkpointing}])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    (stage,), (mixture,) = training.recipe.stages, training.inputs.mixtures
+    passes = Passes(model)
+    estimate(stage, mixture, training.questions, model, tokenizer, longest=100)
+    assert len(passes.sizes) == (4 if checkpointing else 2)  # two steps; each again for its gradients
+    assert not model.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize(
+    ("stage", "sequences"),
+    [
+        ({**GRPO, "batch": 4}, 8),  # all answers of a batch
+        ({**GRPO, "examples": 16, "batch": 16}, 16),
+        ({**GRPO, "micro_batch": 3}, 3),
+        ({**STAGE, "method": "sft", "batch": 16}, 8),
+        ({**STAGE, "micro_batch": 2}, 2),
+    ],
+)
+def test_a_dry_run_takes_as_many_at_once_as_training(
+    make: Callable[..., Training], stage: dict[str, Any], sequences: int
+) -> None:
+    training = make(ranker=THINKING if stage["method"] == "sft" else REWRITE, stages=[stage])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    passes = Passes(model)
+    (settings,), (mixture,) = training.recipe.stages, training.inputs.mixtures
+    estimate(settings, mixture, training.questions, model, tokenizer, longest=100)
+    assert passes.sizes[:2] == [sequences] * 2
+
+
+def test_examples_from_which_nothing_is_learned_are_counted(
+    make: Callable[..., Training],
+    toy_rows: Callable[..., list[Row]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where all are relevant, the reward is one, whatever falls."""
+    training = make()
+    stage = training.recipe.stages[0]
+    rows = toy_rows(4)
+    dull = [replace(row, relevance=(1.0, 1.0, 1.0)) for row in rows]
+    assert share_alike(stage, rows, training.questions) == 0
+    assert share_alike(stage, [*rows, *dull], training.questions) == 0.5
+    assert [one.alike for one in training.dry_run().estimates] == [0.0, 0.0]
+    with caplog.at_level(logging.INFO, "r1_rerank.training"):
+        training.run()
+    assert "RL: every answer has the same reward in 0% of first questions" in caplog.text

@@ -1,0 +1,161 @@
+"""What a training is expected to cost, from a few steps that are timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..engines.tokenization import ChatTokenizer
+from ..rows import Row
+from .label_objective import _TOKENS
+from .precision import computes_mixed
+from .preflight import answer_tokens, prompt_tokens, sample_of, share_alike
+from .questions import Questions
+from .recipe import LabelStage, PolicyStage
+from .weights import count_parameters
+
+if TYPE_CHECKING:
+    from .recipe import Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a stage is expected to take.
+
+    Args:
+        stage: Its name.
+        steps: Optimizer steps.
+        examples: Rows.
+        tokens: Mean tokens of an example: of all that goes forward and backward for it.
+        longest: Tokens of the longest prompt.
+        alike: Share of the examples whose first question has one reward for every answer, from which nothing is
+            learned.
+        seconds: For the stage, from two steps that were timed.
+        memory: Bytes at the peak: the process on a CPU, the device's memory elsewhere.
+    """
+
+    stage: str
+    steps: int
+    examples: int
+    tokens: float
+    longest: int
+    alike: float
+    seconds: float
+    memory: int
+
+
+def estimate(
+    stage: Stage, mixture: Sequence[Row], questions: Questions, model: Any, tokenizer: Any, *, longest: int
+) -> Estimate:
+    """Times two micro-steps of a stage, and counts the tokens of some of its examples.
+
+    Weights stay as they are. Sampled answers are taken to be as long as they may be.
+
+    Args:
+        stage: What is estimated.
+        mixture: Its examples.
+        questions: What is asked about them.
+        model: On its device.
+        tokenizer: Its tokenizer.
+        longest: Tokens of the longest prompt.
+    """
+    chat = ChatTokenizer(tokenizer)
+    lengths = [_example_tokens(stage, row, questions, chat) for row in sample_of(mixture)]
+    tokens = sum(lengths) / len(lengths)
+    sequence = max(1, round(tokens / (stage.group if isinstance(stage, PolicyStage) else 1)))
+    rate, generating, memory = _time(model, tokenizer, stage, sequence, chat)
+    seconds = stage.examples * tokens * rate
+    if isinstance(stage, PolicyStage):
+        answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
+        seconds += stage.examples * stage.group * answer * generating
+    return Estimate(
+        stage=stage.name,
+        steps=stage.steps,
+        examples=stage.examples,
+        tokens=tokens,
+        longest=longest,
+        alike=share_alike(stage, mixture, questions),
+        seconds=seconds,
+        memory=memory,
+    )
+
+
+def _example_tokens(stage: Stage, row: Row, questions: Questions, chat: ChatTokenizer) -> int:
+    if isinstance(stage, PolicyStage):
+        question = questions.first(row)
+        prompt = len(chat.prompt(question.messages, thinking=questions.thinking, constrain=not questions.thinking))
+        answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
+        return stage.group * (prompt + answer)
+    if questions.card.form == "append" or questions.card.strategy == "dranker":
+        return prompt_tokens(row, questions, chat)
+    asked = (question for question, _ in questions.walk(row, lambda question: question.labels[-1:]))
+    return sum(len(chat.prompt(question.messages, thinking=False, constrain=True)) for question in asked)
+
+
+def _time(model: Any, tokenizer: Any, stage: Stage, sequence: int, chat: ChatTokenizer) -> tuple[float, float, int]:
+    """Seconds for a token forward and backward, seconds for a token generated, and bytes at the peak."""
+    import torch
+
+    device = next(model.parameters()).device
+    rows = _micro_batch(stage, sequence)
+    tokens = torch.full((rows, sequence), next(iter(chat.label_ids.values())), device=device)
+    mixed, was_training, seconds = computes_mixed(model), model.training, 0.0
+    model.train()
+    if stage.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        for _ in range(2):  # the first one prepares kernels
+            started = time.perf_counter()
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+                logits = model(input_ids=tokens, logits_to_keep=1, use_cache=False).logits
+            logits.float().logsumexp(-1).mean().backward()
+            model.zero_grad(set_to_none=False)  # gradients stay in memory, as they do in training
+            _wait(device)
+            seconds = time.perf_counter() - started
+        memory = _peak(device)
+        model.eval()
+        generating = 0.0
+        if isinstance(stage, PolicyStage):
+            started = time.perf_counter()
+            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+                model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=4, do_sample=False)
+            _wait(device)
+            generating = (time.perf_counter() - started) / (4 * rows)
+    finally:
+        if stage.gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        model.zero_grad(set_to_none=True)
+        model.train(was_training)
+    trained, _ = count_parameters(model)
+    # Two moments of each trained weight are what the timed steps do not have.
+    size = next(parameter.element_size() for parameter in model.parameters() if parameter.requires_grad)
+    return seconds / (rows * sequence), generating, memory + 2 * size * trained
+
+
+def _micro_batch(stage: Stage, sequence: int) -> int:
+    """Sequences that go through the model together, as the trainers decide."""
+    if isinstance(stage, LabelStage):
+        return stage.micro_batch or max(1, min(stage.batch, _TOKENS // sequence))
+    answers = stage.batch * (stage.group if isinstance(stage, PolicyStage) else 1)
+    return min(stage.sequences, answers)
+
+
+def _wait(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(device: Any) -> int:
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

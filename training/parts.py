@@ -1,0 +1,173 @@
+"""The parts of a recipe that are no stages: how the model is asked, its data, and its adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import (  # noqa: TID253 - itself imported only where a recipe is read
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from ..checkpoint import BaseModelCard, LabelsCard, RankerCard, ThinkingCard, WindowCard
+from ..errors import InputError
+from ..prompts import PromptTemplate
+from ..rows import TaskName
+from ..strategies import ALPHABET
+from .data import Phase
+from .stages import Count, Part, Positive
+
+
+class RankerSettings(Part):
+    """How the model is asked, in training and after it: see `RankerCard`.
+
+    Args:
+        thinking: Most tokens that it reasons before an answer; 0: it answers at once.
+        alphabet: The labels, in the order in which they are given out.
+        templates: Wording of a task: `builtin`, a YAML file, or the template itself. Others are built in.
+    """
+
+    strategy: Literal["iranker", "dranker"] = "iranker"
+    form: Literal["rewrite", "append"] = "append"
+    thinking: int = Field(default=0, ge=0)
+    drop: int = Field(default=1, ge=1)
+    window: int = Field(default=20, ge=2)
+    stride: int = Field(default=10, ge=1)
+    alphabet: str = ALPHABET
+    templates: dict[TaskName, Literal["builtin"] | dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _read(cls, value: object, info: ValidationInfo) -> object:
+        """Takes files into the recipe, so that the recipe as run needs none."""
+        if not isinstance(value, Mapping):
+            return value
+        folder = Path((info.context or {}).get("folder", "."))
+        return {
+            task: PromptTemplate.from_yaml(folder / template).to_dict()
+            if isinstance(template, str) and template != "builtin"
+            else template
+            for task, template in value.items()
+        }
+
+    def card(self, base: BaseModelCard) -> RankerCard:
+        """The ranker card of what is trained from this base.
+
+        Raises:
+            InputError: Settings or templates that do not fit together.
+        """
+        templates: dict[TaskName, Any] = {task: self.templates.get(task, "builtin") for task in get_args(TaskName)}
+        try:
+            wordings = [
+                PromptTemplate.builtin(task) if value == "builtin" else PromptTemplate.from_dict(value, source=task)
+                for task, value in templates.items()
+            ]
+            closing = {template.candidate.count("{label}") > 1 for template in wordings}
+            if len(closing) > 1:
+                told = ", ".join(f"{one.task}: {one.candidate.count('{label}') > 1}" for one in wordings)
+                detail = f"templates disagree on labels.close, a second {{label}} behind each candidate ({told})"
+                raise InputError("ranker", f"{detail}: word all three alike")
+            return RankerCard(
+                format=1,
+                base=base,
+                strategy=self.strategy,
+                form=self.form,
+                thinking=ThinkingCard(mode="free" if self.thinking else "none", budget=self.thinking),
+                labels=LabelsCard(alphabet=self.alphabet, close=closing.pop()),
+                drop=self.drop,
+                window=WindowCard(size=self.window, stride=self.stride),
+                templates=templates,
+            )
+        except ValidationError as error:
+            raise InputError("ranker", faults_of(error)) from error
+
+
+class NegativesSettings(Part):
+    """Hard negatives in place of a row's own, mined once, before the first stage.
+
+    Args:
+        by: What ranks the passages of all training rows of the source.
+        count: So many of the best that are not relevant become a row's negatives.
+    """
+
+    by: Literal["bm25"] = "bm25"
+    count: Count = 8
+
+
+class RowsSettings(Part):
+    """Rows of a source.
+
+    Args:
+        rows: A file, a task of the data folder, or a folder of tasks; `.` is the data folder itself.
+        split: Which file of a task; None: `train`, for validation `dev`.
+        weight: Share of the examples, relative to the other sources.
+        limit: Only so many of its rows, over as many queries as it has; None: all.
+        negatives: Other negatives for its passage rows; None: their own.
+    """
+
+    rows: str
+    split: str | None = None
+    weight: Positive = 1.0
+    limit: Count | None = None
+    negatives: NegativesSettings | None = None
+
+
+class DataSettings(Part):
+    """What is trained on, and what is never.
+
+    Args:
+        folder: Where tasks are looked up by name; None: only files and folders are named.
+        tasks: Only rows of these; None: all.
+        train: Sources of training rows.
+        validation: Sources of held-out rows. None named: some queries of each training source are held out.
+        validation_limit: How many rows are ranked at a validation; 0: no validation.
+        validation_phase: Cuts held-out rows as a phase cuts training rows, which costs less; None: whole rows.
+        seed: Decides on rows, lists, orders and what is held out.
+        absent: `skip`: what is not there is left out, as long as something is.
+    """
+
+    folder: str | None = None
+    tasks: tuple[TaskName, ...] | None = Field(default=None, min_length=1)
+    train: tuple[RowsSettings, ...] = Field(min_length=1)
+    validation: tuple[RowsSettings, ...] = ()
+    validation_limit: int = Field(default=60, ge=0)
+    validation_phase: Phase | None = None
+    seed: int = Field(default=0, ge=0)
+    absent: Literal["refuse", "skip"] = "refuse"
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if any(one.negatives is not None for one in self.validation):
+            raise ValueError("validation rows are ranked as they are: negatives are for train")
+        return self
+
+
+class LoraSettings(Part):
+    """A LoRA adapter: see `peft.LoraConfig`."""
+
+    r: Count = 16
+    alpha: Positive = 32
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+def faults_of(error: ValidationError) -> str:
+    """What pydantic found, by key."""
+    faults = error.errors()
+    # A list with a bad member is also reported as too short.
+    inner = {fault["loc"][:depth] for fault in faults for depth in range(len(fault["loc"]))}
+    told = [_told(fault["loc"], fault["type"], fault["msg"]) for fault in faults if fault["loc"] not in inner]
+    return "; ".join(told)
+
+
+def _told(place: tuple[int | str, ...], kind: str, message: str) -> str:
+    # Behind the number of a stage stands its method, which is no key.
+    keys = [str(key) for number, key in enumerate(place) if (number, place[0]) != (2, "stages")]
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        message = "there is no such key"
+    return f"{'.'.join(keys) or 'recipe'}: {message.removeprefix('Value error, ')}"

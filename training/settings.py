@@ -1,0 +1,82 @@
+"""What a training was begun with: written into its folder, and compared with what it is to go on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+from ..evaluation.baselines import digest
+from .cards import data_card
+from .folder import DATA_CARD, RECIPE, differences, write_whole
+from .inputs import Inputs
+from .recipe import Recipe
+
+
+def portable(recipe: Recipe) -> Recipe:
+    """A recipe without the place of its data on this machine."""
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": None})})
+
+
+def write_settings(out: Path, recipe: Recipe, inputs: Inputs) -> None:
+    """Writes recipe and data cards where they are not there yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / RECIPE).is_file():
+        write_whole(out / RECIPE, portable(recipe).to_yaml())
+    if not (out / DATA_CARD).is_file():
+        write_whole(out / DATA_CARD, json.dumps(_cards(inputs), ensure_ascii=False, indent=2) + "\n")
+
+
+def check_recipe(out: Path, recipe: Recipe) -> None:
+    """Refuses to go on by another recipe.
+
+    Raises:
+        InputError: It differs; the message says where.
+    """
+    path = out / RECIPE
+    if not path.is_file():
+        return
+    old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(portable(recipe).to_yaml())
+    if changed := sorted(differences(old, new)):
+        raise InputError(
+            "resume",
+            f"{out} holds a training by another recipe (it differs in {', '.join(changed[:5])}): "
+            "pass the same, or another folder",
+        )
+
+
+def check_data(out: Path, recipe: Recipe, inputs: Inputs) -> None:
+    """Refuses to go on with other rows.
+
+    Raises:
+        InputError: They are not those that the training was begun with; names stage and source.
+    """
+    path = out / DATA_CARD
+    if not path.is_file():
+        return
+    old, new = json.loads(path.read_text(encoding="utf-8")), _cards(inputs)
+    for stage, before, now in zip(recipe.stages, old["stages"], new["stages"], strict=True):
+        _compare(f"stage {stage.name!r}", before["sources"], now["sources"], out)
+        if before["digest"] != now["digest"]:
+            detail = f"stage {stage.name!r}: its examples are drawn otherwise than when {out} was begun"
+            raise InputError("resume", f"{detail}: go on with the version of r1-rerank that began it")
+    _compare("validation", old["validation"], new["validation"], out)
+
+
+def _compare(where: str, old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]], out: Path) -> None:
+    before, now = ({source["name"]: source["digest"] for source in sources} for sources in (old, new))
+    for name in {**before, **now}:
+        if before.get(name) != now.get(name):
+            detail = f"{where}: source {name!r} has not the rows that {out} was begun with"
+            raise InputError("resume", f"{detail}: pass the same data, or another folder")
+
+
+def _cards(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
+    held = [
+        {"name": source.name, "rows": len(source.rows), "digest": digest(source.rows)} for source in inputs.validation
+    ]
+    return {"stages": [data_card(mixture) for mixture in inputs.mixtures], "validation": held}

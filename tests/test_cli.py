@@ -472,9 +472,9 @@ def test_ctrl_c_is_exit_code_130_without_a_word() -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == b"ready\n"
-        time.sleep(0.5)  # until it waits for its input
+        time.sleep(2)  # until it waits for its input
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
         assert process.stderr.read() == b""
 
 

@@ -6,7 +6,7 @@ prompt that `R1Reranker` sends for the same documents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint import RankerCard
@@ -93,27 +93,6 @@ class Questions:
                 question = interview.send(answer)
             except StopIteration:
                 return
-
-    def after(self, row: Row, fallen: Iterable[Sequence[str]]) -> Question:
-        """What is asked once some labels have fallen.
-
-        Args:
-            row: Any row that `run` takes.
-            fallen: The answers so far, each with the labels of its own question.
-
-        Raises:
-            InputError: After these answers there is nothing to ask.
-        """
-        answers = list(fallen)
-        interview = self.run(row)
-        question = next(interview)
-        try:
-            for answer in answers:
-                question = interview.send(answer)
-        except StopIteration:
-            detail = f"row {row.id!r} has no question after {len(answers)} answers: pass fewer"
-            raise InputError("fallen", detail) from None
-        return question
 
 
 def _interview(

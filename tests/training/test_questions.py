@@ -76,7 +76,10 @@ def test_the_questions_of_training_are_those_of_inference(task: str, changes: di
 
 def test_a_question_knows_what_its_labels_stand_for() -> None:
     row = row_of("passage", 4)
-    question = Questions(card(form="append")).after(row, [["B"], ["A"]])
+    interview = Questions(card(form="append")).run(row)
+    next(interview)
+    interview.send(["B"])
+    question = interview.send(["A"])
     assert (question.labels, question.places, question.relevance) == (("C", "D"), (2, 3), (1.0, 0.0))
 
 
@@ -84,11 +87,6 @@ def test_a_question_knows_what_its_labels_stand_for() -> None:
 def test_lists_that_no_question_can_show_are_refused(count: int) -> None:
     with pytest.raises(InputError, match=f"'r' has {count} candidates"):
         Questions(card()).first(row_of("passage", count))
-
-
-def test_there_is_no_question_after_the_last() -> None:
-    with pytest.raises(InputError, match="no question after 1 answers"):
-        Questions(card(form="append")).after(row_of("passage", 2), [["A"]])
 
 
 def test_an_appended_elimination_is_one_sequence(tokenizer: Any, make_row: Callable[..., Row]) -> None:

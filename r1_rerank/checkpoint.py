@@ -27,7 +27,7 @@ from .documents import Fault
 from .errors import CheckpointError, InputError, TemplateError
 from .prompts import PromptTemplate
 from .rows import TaskName
-from .strategies import DRanker, IRanker
+from .strategies import DRanker, Form, IRanker, StrategyName
 from .tasks import TASKS
 
 logger = logging.getLogger(__name__)
@@ -77,13 +77,15 @@ class WindowCard(_Part):
 class RankerCard(_Part):
     """How a checkpoint was trained and has to be asked: the file `r1_rerank.json` beside its weights.
 
-    Templates stand in the card word for word; `builtin` is for checkpoints that ship inside the package.
+    Templates stand in the card word for word; `builtin` is for checkpoints that ship inside the package. `strategy` is
+    what it is asked in where nobody says otherwise, `also` what it was trained in beside.
     """
 
     format: Literal[1]
     base: BaseModelCard
-    strategy: Literal["iranker", "dranker"]
-    form: Literal["rewrite", "append"]
+    strategy: StrategyName
+    also: tuple[StrategyName, ...] = ()
+    form: Form
     thinking: ThinkingCard
     labels: LabelsCard
     drop: int = Field(ge=1)
@@ -143,13 +145,12 @@ class RankerCard(_Part):
 
     def departure(self, strategy: IRanker | DRanker, thinking: int) -> Fault | None:
         """What a result should say where the checkpoint is asked otherwise than it was trained."""
-        wanted = [self.strategy, *([f"in {self.form} form"] if self.strategy == "iranker" else [])]
-        wanted.append("thinking first" if self.thinking.budget else "answering at once")
-        asked = [strategy.name, *([f"in {strategy.form} form"] if isinstance(strategy, IRanker) else [])]
-        asked.append("thinking first" if thinking else "answering at once")
-        if asked == wanted:
+        known = [self.ranking_strategy(name) for name in (self.strategy, *self.also)]
+        trained = [_way(one, self.thinking.budget) for one in known]
+        asked = _way(strategy, thinking)
+        if asked in trained:
             return None
-        detail = f"the checkpoint was trained as {', '.join(wanted)}; asked as {', '.join(asked)} it may rank worse"
+        detail = f"the checkpoint was trained as {' and as '.join(trained)}; asked as {asked} it may rank worse"
         return Fault(None, "departure", detail)
 
     def ranking_strategy(self, name: str | None = None) -> IRanker | DRanker:
@@ -157,6 +158,11 @@ class RankerCard(_Part):
         if (name or self.strategy) == "dranker":
             return DRanker(window=self.window.size, stride=self.window.stride)
         return IRanker(form=self.form, drop=self.drop, window=self.window.size, stride=self.window.stride)
+
+
+def _way(strategy: IRanker | DRanker, thinking: int) -> str:
+    form = f", in {strategy.form} form" if isinstance(strategy, IRanker) else ""
+    return f"{strategy.name}{form}, {'thinking first' if thinking else 'answering at once'}"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import ClassVar, Literal, get_args
 
 from .errors import InputError, InputTypeError
 
+StrategyName = Literal["iranker", "dranker"]
 Ask = Literal["rank", "eliminate"]
 Form = Literal["rewrite", "append"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from r1_rerank import PromptTemplate, R1Reranker
+from r1_rerank import DRanker, IRanker, PromptTemplate, R1Reranker
 from r1_rerank.checkpoint import CARD_NAME, EMBEDDED_HUB, EMBEDDED_SHA256, RankerCard, embedded_base, find_checkpoint
 from r1_rerank.errors import CheckpointError, InputError, InputTypeError
 
@@ -47,6 +47,24 @@ def test_a_card_comes_back_as_it_was_written(tmp_path):
     assert (strategy.form, strategy.drop, strategy.window, strategy.stride) == ("append", 2, 6, 3)
     assert card.ranking_strategy("dranker").window == 6
     assert card.prompt_templates()["routing"] == PromptTemplate.builtin("routing")
+
+
+IN_APPEND, IN_REWRITE, DIRECT = IRanker(form="append"), IRanker(form="rewrite"), DRanker()
+
+
+@pytest.mark.parametrize(
+    ("also", "strategy", "thinking", "told"),
+    [
+        ([], IN_APPEND, 4, None),
+        ([], DIRECT, 4, "trained as iranker, in append form, thinking first; asked as dranker, thinking first it"),
+        (["dranker"], DIRECT, 4, None),
+        (["dranker"], DIRECT, 0, "thinking first and as dranker, thinking first; asked as dranker, answering at once"),
+        (["dranker"], IN_REWRITE, 4, "asked as iranker, in rewrite form"),
+    ],
+)
+def test_to_ask_otherwise_than_was_trained_is_noted(tmp_path, also, strategy, thinking, told):
+    fault = RankerCard.read(write_card(tmp_path, also=also)).departure(strategy, thinking)
+    assert fault is None if told is None else (fault.kind == "departure" and told in fault.detail)
 
 
 @pytest.mark.parametrize("key", sorted(CARD))

@@ -87,6 +87,7 @@ class LabelObjective:
             eliminated) to label and teacher. `expected`: minus the expected reward of each decision.
         reward: For `expected`: what each answer would be worth.
         teacher: For `supervised`: grades the candidates.
+        direct: Share of the rows that are asked for the whole order in one answer, whatever the card's strategy.
         on_policy: The states are those that the policy itself reaches; else the most relevant candidate stays to
             the end and the others fall at random, the teacher's worst rather.
         temperature: Of the policy that reaches the states.
@@ -102,12 +103,15 @@ class LabelObjective:
         method: Literal["supervised", "expected"],
         reward: Reward,
         teacher: Teacher | None = None,
+        direct: float = 0.0,
         on_policy: bool = False,
         temperature: float = 1.0,
         sequences: int | None = None,
         seed: int = 0,
     ) -> None:
         self._questions = questions
+        self._whole = Questions(questions.card.model_copy(update={"strategy": "dranker", "also": ()}))
+        self._direct = direct
         self._tokenizer = tokenizer
         self._method = method
         self._reward = reward
@@ -135,7 +139,7 @@ class LabelObjective:
             policy.clear_cache()
             rankings = [one.answered for one in played]
         else:
-            rankings = [tuple(self._questions.walk(row, self._behaviour(row, guides.get(row.id)))) for row in rows]
+            rankings = [tuple(self._asked(row).walk(row, self._behaviour(row, guides.get(row.id)))) for row in rows]
         sequences = [found for ranking in rankings for found in trajectories(ranking, self._tokenizer)]
         self._note("tokens", sum(len(found.tokens) for found in sequences) / len(rows))
         return LaidOut(sequences=tuple(sequences), guides=guides)
@@ -161,6 +165,10 @@ class LabelObjective:
         self._sums.clear()
         self._counts.clear()
         return means
+
+    def _asked(self, row: Row) -> Questions:
+        whole = random.Random(f"{self._seed}/direct/{row.id}").random() < self._direct
+        return self._whole if whole else self._questions
 
     def _behaviour(self, row: Row, guide: Sequence[float] | None) -> Choice:
         return sparing(row, random.Random(f"{self._seed}/{row.id}"), guide)

@@ -68,6 +68,7 @@ def train_labels(
             temperature=stage.teacher.temperature,
             tasks=stage.teacher.tasks,
         ),
+        direct=stage.direct,
         on_policy=stage.on_policy,
         temperature=stage.temperature,
         sequences=stage.micro_batch,

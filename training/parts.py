@@ -18,7 +18,7 @@ from ..checkpoint import BaseModelCard, LabelsCard, RankerCard, ThinkingCard, Wi
 from ..errors import InputError
 from ..prompts import PromptTemplate
 from ..rows import TaskName
-from ..strategies import ALPHABET
+from ..strategies import ALPHABET, Form, StrategyName
 from .data import Phase
 from .stages import Count, Part, Positive
 
@@ -32,8 +32,8 @@ class RankerSettings(Part):
         templates: Wording of a task: `builtin`, a YAML file, or the template itself. Others are built in.
     """
 
-    strategy: Literal["iranker", "dranker"] = "iranker"
-    form: Literal["rewrite", "append"] = "append"
+    strategy: StrategyName = "iranker"
+    form: Form = "append"
     thinking: int = Field(default=0, ge=0)
     drop: int = Field(default=1, ge=1)
     window: int = Field(default=20, ge=2)
@@ -55,8 +55,8 @@ class RankerSettings(Part):
             for task, template in value.items()
         }
 
-    def card(self, base: BaseModelCard) -> RankerCard:
-        """The ranker card of what is trained from this base.
+    def card(self, base: BaseModelCard, *, also: tuple[StrategyName, ...] = ()) -> RankerCard:
+        """The ranker card of what is trained from this base, and in these strategies beside its own.
 
         Raises:
             InputError: Settings or templates that do not fit together.
@@ -76,6 +76,7 @@ class RankerSettings(Part):
                 format=1,
                 base=base,
                 strategy=self.strategy,
+                also=also,
                 form=self.form,
                 thinking=ThinkingCard(mode="free" if self.thinking else "none", budget=self.thinking),
                 labels=LabelsCard(alphabet=self.alphabet, close=closing.pop()),

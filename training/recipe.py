@@ -26,6 +26,7 @@ from pydantic import (  # noqa: TID253 - itself imported only where a recipe is 
     model_validator,
 )
 
+from ..checkpoint import BaseModelCard, RankerCard
 from ..errors import InputError
 from ..rows import TaskName
 from .parts import DataSettings, LoraSettings, NegativesSettings, RankerSettings, RowsSettings, faults_of
@@ -113,6 +114,8 @@ class Recipe(Running):
             on_policy = isinstance(stage, LabelStage | PolicyStage) and stage.on_policy
             if not eliminates and (on_policy or stage.method == "expected"):
                 raise ValueError(f"{where} needs eliminations: set ranker.strategy to iranker, or on_policy to false")
+            if not eliminates and isinstance(stage, LabelStage) and stage.direct:
+                raise ValueError(f"{where}: a dranker is asked for nothing but whole orders: leave direct out")
             if isinstance(stage, PolicyStage):
                 self._check_sampled(stage, where)
         if len({stage.name for stage in self.stages}) < len(self.stages):
@@ -126,6 +129,15 @@ class Recipe(Running):
             raise ValueError(f"{where} judges one label a step, not {self.ranker.drop}: set ranker.drop to 1")
         if stage.vllm is not None and stage.method == "grpo" and not self.ranker.thinking:
             raise ValueError(f"{where}: an answer of one label is no text to generate: leave vllm out, or use rloo")
+
+    def card(self, base: BaseModelCard) -> RankerCard:
+        """The ranker card of what is trained from this base.
+
+        Raises:
+            InputError: Settings or templates that do not fit together.
+        """
+        both = any(isinstance(stage, LabelStage) and stage.direct for stage in self.stages)
+        return self.ranker.card(base, also=("dranker",) if both else ())
 
     def over(
         self,

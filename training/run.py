@@ -50,7 +50,7 @@ class Training:
     @cached_property
     def card(self) -> RankerCard:
         """How the model is asked."""
-        return self.recipe.ranker.card(self.start.base)
+        return self.recipe.card(self.start.base)
 
     @cached_property
     def questions(self) -> Questions:

@@ -128,12 +128,15 @@ class LabelStage(BaseStage):
     Args:
         method: `supervised`: cross-entropy to the positive and to a teacher; `expected`: the expected reward.
         teacher: For `supervised`.
+        direct: For `supervised` with an IRanker: share of the rows that are asked for the whole order in one answer,
+            so that the checkpoint serves as a DRanker too.
         on_policy: The states are those that the policy's own eliminations lead to; else those of a perfect one.
         temperature: Of the policy where it plays for its states.
     """
 
     method: Literal["supervised", "expected"]
     teacher: TeacherSettings | None = None
+    direct: Share = 0.0
     on_policy: bool = False
     temperature: Positive = 1.0
 
@@ -141,6 +144,8 @@ class LabelStage(BaseStage):
     def _check(self) -> LabelStage:
         if self.teacher is not None and self.method != "supervised":
             raise ValueError("teacher needs method: supervised, rewards come from the labels alone")
+        if self.direct and (self.method != "supervised" or self.on_policy):
+            raise ValueError("direct needs method: supervised without on_policy, whole orders are not played")
         return self
 
 

@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stages = list(zip(recipe.stages, inputs.mixtures, strict=True))
     stage, mixture = next((found for found in stages if isinstance(found[0], PolicyStage)), stages[0])
     name = EMBEDDED_HUB if recipe.base == EMBEDDED else recipe.base
-    card = recipe.ranker.card(BaseModelCard(name=name, sha256=None))
+    card = recipe.card(BaseModelCard(name=name, sha256=None))
     write_parquet(mixture, Questions(card), options.out, graded=stage.graded)
     if options.held_out:
         write_parquet(held, Questions(card), options.held_out, graded=stage.graded)

@@ -119,6 +119,24 @@ def test_a_teacher_is_not_asked_about_tasks_that_it_cannot_judge(
     assert total(objective, model, [make_row(0)]) == total(plain, model, [make_row(0)])
 
 
+def test_rows_asked_directly_are_learned_from_as_a_dranker_is_asked(
+    tokenizer: Any, make_model: Any, make_row: MakeRow
+) -> None:
+    model, rows = make_model(tokenizer), [make_row(number, 4) for number in range(8)]
+    one_by_one, direct = (
+        {row.id: total(objective_of(tokenizer, questions_in(strategy=name)), model, [row]) for row in rows}
+        for name in ("iranker", "dranker")
+    )
+    assert total(objective_of(tokenizer, questions_in(), direct=1.0), model, rows) == pytest.approx(
+        sum(direct.values()) / len(rows), abs=1e-4
+    )
+    some = objective_of(tokenizer, questions_in(), direct=0.5)
+    asked = {found.row: found.decisions[0].ask for found in some.lay_out(rows).sequences}
+    assert set(asked.values()) == {"rank", "eliminate"}
+    expected = [(direct if ask == "rank" else one_by_one)[row] for row, ask in asked.items()]
+    assert total(some, model, rows) == pytest.approx(sum(expected) / len(rows), abs=1e-4)
+
+
 def test_every_row_weighs_the_same(tokenizer: Any, make_model: Any, make_row: MakeRow) -> None:
     """However many decisions it takes, and however the sequences are grouped."""
     model, questions = make_model(tokenizer), questions_in("rewrite")

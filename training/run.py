@@ -195,7 +195,7 @@ class Training:
             state = last_state(folder)
             assert state is not None, "a trainer leaves a checkpoint at its last step"
             seconds = seconds_of(self.out / LOG, stage.name)
-            finish(folder, result_of(number, stage, state, seconds=seconds), tokenizer)
+            finish(folder, result_of(number, stage, state, seconds=seconds), tokenizer, self.card)
         wait()
         result = read_result(folder)
         assert result is not None, "the first process has written it"

@@ -30,20 +30,22 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
     """
     strategy = None if spec.kind == "model" else spec.kind
     think = options.think if spec.think is None else spec.think
-    model = options.model if spec.model in (None, BASE) else spec.model
-    chosen = replace(options, model=model, strategy=strategy, think=think)
+    named = options.model if spec.model is None else spec.model
+    base = named == BASE
+    model = options.model if base else named
+    chosen = replace(options, model=None if model == BASE else model, strategy=strategy, think=think)
     if options.engine == "openai":  # the weights are a server's, and so is their name
         return chosen.load, chosen.identity()
     from ..checkpoint import find_checkpoint
 
-    found = find_checkpoint(model)
+    found = find_checkpoint(chosen.model)
     settings = {
         **chosen.identity(),
-        "base": spec.model == BASE,
+        "base": base,
         "weights": [_fingerprint(folder) for folder in (found.model, found.adapter) if folder is not None],
         "card": None if found.card is None else found.card.model_dump(mode="json"),
     }
-    return (lambda: _load_base(chosen)) if spec.model == BASE else chosen.load, settings
+    return (lambda: _load_base(chosen)) if base else chosen.load, settings
 
 
 def _load_base(options: ModelOptions) -> R1Reranker:

@@ -133,12 +133,19 @@ def test_templates_that_do_not_agree_make_no_card(tmp_path: Path) -> None:
 
 
 def test_templates_may_all_agree_otherwise(tmp_path: Path) -> None:
-    own = {task: PromptTemplate.builtin(task).to_dict() for task in get_args(TaskName)}
-    closing = PromptTemplate.builtin("passage").candidate.count("{label}") > 1
-    candidate = "[{label}] {text}" if closing else "[{label}] {text} [{label}]"
-    changed: Any = {task: {**template, "candidate": candidate} for task, template in own.items()}
+    changed = {task: {"candidate": "[{label}] {text}"} for task in get_args(TaskName)}
     card = read_recipe(written(tmp_path, ranker={"templates": changed})).card(BASE)
-    assert card.labels.close is not closing
+    assert not card.labels.close
+    assert card.labels.close != read_recipe(written(tmp_path)).card(BASE).labels.close
+
+
+def test_a_template_needs_only_the_keys_that_differ_from_the_one_built_in(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, ranker={"templates": {"routing": {"next": "Which one now?"}}}))
+    usual = PromptTemplate.builtin("routing").to_dict()
+    assert recipe.card(BASE).prompt_templates()["routing"].to_dict() == usual | {"next": "Which one now?"}
+    misspelt = read_recipe(written(tmp_path, ranker={"templates": {"routing": {"nxet": "Which one now?"}}}))
+    with pytest.raises(InputError, match="routing: unknown key nxet"):
+        misspelt.card(BASE)
 
 
 def test_a_recipe_over_rows_of_ones_own_holds_some_of_them_out(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from r1_rerank.checkpoint import RankerCard, find_checkpoint
 from r1_rerank.errors import InputError
 from r1_rerank.rows import Row, write_rows
 from r1_rerank.training.finishing import finish, lacks_weights, read_result
@@ -117,16 +118,19 @@ class Killed:
 
 
 def test_nothing_is_removed_before_the_stage_is_said_to_be_done(tokenizer: Any, tmp_path: Path) -> None:
+    card = find_checkpoint().card
+    assert card is not None
     checkpoint(tmp_path, 1)
     checkpoint(tmp_path, 2)
     with pytest.raises(KeyboardInterrupt):
-        finish(tmp_path, RESULT, Killed())
+        finish(tmp_path, RESULT, Killed(), card)
     assert read_result(tmp_path) is None
     assert (tmp_path / "checkpoint-2").is_dir()
-    finish(tmp_path, RESULT, tokenizer)
+    finish(tmp_path, RESULT, tokenizer, card)
     assert read_result(tmp_path) == RESULT
     assert (tmp_path / WEIGHTS / "model.safetensors").read_text() == "weights of step 2"
     assert (tmp_path / WEIGHTS / "tokenizer.json").is_file()
+    assert RankerCard.find(tmp_path / WEIGHTS) == card
     assert sorted(path.name for path in tmp_path.iterdir()) == [DONE, WEIGHTS]
 
 

@@ -146,14 +146,19 @@ class LabelObjective:
 
     def losses(self, model: Any, laid_out: LaidOut) -> Iterator[Any]:
         """The mean loss of the rows in parts, each to be propagated back before the next is computed."""
-        decisions = Counter(found.row for found in laid_out.sequences for _ in found.decisions)
+        decisions = Counter(
+            found.row
+            for found in laid_out.sequences
+            for decision in found.decisions
+            if self._teaches(decision, found.row in laid_out.guides)
+        )
         for group in _grouped(laid_out.sequences, self._sequences):
             total = None
             for trajectory, scores in zip(group, self._scores(model, group), strict=True):
                 for decision, logits in zip(trajectory.decisions, scores, strict=True):
                     loss = self._loss(decision, logits, laid_out.guides.get(trajectory.row))
                     if loss is not None:
-                        # Every row weighs the same, however many decisions it takes.
+                        # Every row weighs the same, however many decisions teach something.
                         share = loss / (len(decisions) * decisions[trajectory.row])
                         total = share if total is None else total + share
             if total is not None:
@@ -209,7 +214,7 @@ class LabelObjective:
         # What is eliminated is the worst: the best has the lowest logit.
         goodness = logits if decision.ask == "rank" else -logits
         relevance = torch.tensor(decision.relevance, device=logits.device)
-        informed = bool(relevance.max() > relevance.min())
+        informed = max(decision.relevance) > min(decision.relevance)
         if decision.ask == "eliminate":
             rewards = torch.tensor(self._rewards(decision), device=logits.device)
             expected = (torch.softmax(logits, 0) * rewards).sum()
@@ -219,7 +224,7 @@ class LabelObjective:
         if informed:
             best = int(goodness.detach().argmax())
             self._note("accuracy", float(relevance[best] == relevance.max()))
-        if guide is None and not informed:
+        if not self._teaches(decision, guide is not None):
             return None
         target = torch.softmax(_SHARPNESS * relevance / max(float(relevance.max()), 1e-9), 0)
         if guide is not None:
@@ -228,6 +233,11 @@ class LabelObjective:
             share = self._teacher.weight if informed else 1.0
             target = share * graded + (1.0 - share) * target
         return -(target * torch.log_softmax(goodness, 0)).sum()
+
+    def _teaches(self, decision: Decision, guided: bool) -> bool:
+        """Whether a decision has a loss: of a whole order, none has once the labels that are left are alike."""
+        rewarded = self._method == "expected" and decision.ask == "eliminate"
+        return rewarded or guided or max(decision.relevance) > min(decision.relevance)
 
     def _rewards(self, decision: Decision) -> list[float]:
         """What each live label would earn, by the reward that judges sampled answers."""

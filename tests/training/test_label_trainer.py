@@ -137,6 +137,17 @@ def test_rows_asked_directly_are_learned_from_as_a_dranker_is_asked(
     assert total(some, model, rows) == pytest.approx(sum(expected) / len(rows), abs=1e-4)
 
 
+def test_what_follows_the_last_good_label_of_a_whole_order_takes_nothing_from_its_row(
+    tokenizer: Any, make_model: Any, make_row: MakeRow
+) -> None:
+    """One of four is relevant: once it is named, nothing more can be learned."""
+    model, row, questions = make_model(tokenizer), make_row(0, 4), questions_in(strategy="dranker")
+    good = row.relevance.index(max(row.relevance))
+    engine = TransformersEngine(model, tokenizer, dtype="float32")
+    [logprobs] = distributions(engine, questions, [(questions.first(row), ())])
+    assert total(objective_of(tokenizer, questions), model, [row]) == pytest.approx(-logprobs["ABCD"[good]], abs=1e-3)
+
+
 def test_every_row_weighs_the_same(tokenizer: Any, make_model: Any, make_row: MakeRow) -> None:
     """However many decisions it takes, and however the sequences are grouped."""
     model, questions = make_model(tokenizer), questions_in("rewrite")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import r1_rerank
 from r1_rerank.cli import app
 from r1_rerank.evaluation.protocols import SCENARIOS
 from r1_rerank.evaluation.reference import PAPER, PAPER_TASKS
@@ -295,6 +296,20 @@ def test_the_weights_under_a_checkpoint_are_called_base_for_all_systems_or_one(b
     fine(built, "--model", "base", "-s", "iranker,name=all", "-s", "dranker:model=base,name=one", *options)
     settings = [json.loads(path.read_text()) for path in tmp_path.glob("passage-5/*.settings.json")]
     assert [one["settings"]["base"] for one in settings] == [True, True]
+
+
+@pytest.mark.model
+def test_reinforcement_is_compared_with_what_it_began_with(built: Path, tmp_path: Path) -> None:
+    embedded = Path(r1_rerank.__file__).parent / "embedded"
+    options = ("--think", "0", "--limit", "1", "--task", "passage-5", "--no-baselines", "--output", "json")
+    result = fine(built, "--protocol", "rl", "--cold-start", embedded, *options)
+    found = {(item["a"], item["b"]) for item in json.loads(result.stdout)["comparisons"]}
+    trained = "iranker with training"
+    assert found == {("iranker without training", trained), ("iranker after the cold start", trained)}
+    message = refused(built, "--protocol", "rl", "--cold-start", tmp_path)
+    assert "--cold-start: " in message
+    assert "holds no ranker: name the folder stages/…/weights" in message
+    assert "--cold-start: is for --protocol rl alone" in refused(built, "-s", "bm25", "--cold-start", tmp_path)
 
 
 def test_a_protocol_without_its_checkpoint_prints_the_command_that_makes_it(built: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerCallback  # noqa: TID253 - itself imported only where a model is trained
 
 from .logs import RunLog
+from .processes import as_first
 from .validation import Validator, best_step, in_vain
 from .weights import save_policy
 
@@ -136,7 +137,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
 
     def _validate(self, state: TrainerState, control: TrainerControl, model: Any) -> None:
         validation = self._validator.check(model, self._tokenizer)
-        metrics, step = validation.metrics(), state.global_step
+        metrics, step = as_first(validation.metrics()), state.global_step
         self._scores[step] = metrics["eval_mrr"]
         if state.is_world_process_zero:
             validation.write(self._folder / "validation" / str(step))

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..engines.tokenization import ChatTokenizer
+from ..engines.transformers import TransformersEngine
 from ..rows import Row
 from .label_objective import _TOKENS
 from .precision import computes_mixed
 from .preflight import answer_tokens, prompt_tokens, sample_of, share_alike
 from .questions import Questions
 from .recipe import LabelStage, PolicyStage
+from .rollouts import play
 from .weights import count_parameters
 
 if TYPE_CHECKING:
@@ -67,6 +69,10 @@ def estimate(
     sequence = max(1, round(tokens / (stage.group if isinstance(stage, PolicyStage) else 1)))
     rate, generating, memory = _time(model, tokenizer, stage, sequence, chat)
     seconds = stage.examples * tokens * rate
+    if isinstance(stage, LabelStage | PolicyStage) and stage.on_policy:
+        # A sampled state lies somewhere on the way; a label stage learns from all of it.
+        share = 1.0 if isinstance(stage, LabelStage) else 0.5
+        seconds += stage.examples * share * _time_playing(mixture[len(mixture) // 2], questions, model, tokenizer)
     if isinstance(stage, PolicyStage):
         answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
         seconds += stage.examples * stage.group * answer * generating
@@ -132,6 +138,18 @@ def _time(model: Any, tokenizer: Any, stage: Stage, sequence: int, chat: ChatTok
     # Two moments of each trained weight are what the timed steps do not have.
     size = next(parameter.element_size() for parameter in model.parameters() if parameter.requires_grad)
     return seconds / (rows * sequence), generating, memory + 2 * size * trained
+
+
+def _time_playing(row: Row, questions: Questions, model: Any, tokenizer: Any) -> float:
+    """Seconds in which a policy plays a row's list to its end."""
+    was_training = model.training
+    try:
+        engine = TransformersEngine(model, tokenizer)
+        started = time.perf_counter()
+        play([row], questions, engine, temperature=1.0, seed="0")
+        return time.perf_counter() - started
+    finally:
+        model.train(was_training)
 
 
 def _micro_batch(stage: Stage, sequence: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from .logs import read_log
+from .processes import SEEN
 from .resuming import last_checkpoint
 from .validation import Validation, in_vain
 
@@ -61,7 +62,7 @@ def check_folder(out: Path, *, resume: bool) -> None:
     """Refuses a folder that holds something else, or a training that is not to be resumed."""
     if out.exists() and not out.is_dir():
         raise InputError("out", f"{out} is a file; pass a folder")
-    if not out.is_dir() or not any(out.iterdir()):
+    if not out.is_dir() or all(path.name == SEEN for path in out.iterdir()):
         return
     if not (out / RECIPE).is_file():
         raise InputError("out", f"{out} is not empty and holds no training; pass another folder")

@@ -37,6 +37,7 @@ from .rewards import (
     elimination_regret_reward,
     elimination_reward,
     format_reward,
+    mrr_reward,
     overlap_reward,
     overlong_reward,
     ranking_reward,
@@ -219,13 +220,14 @@ def stage_rewards(
     known: dict[RewardName, Callable[[], Reward]] = {
         "elimination": lambda: elimination_regret_reward if stage.graded else elimination_reward,
         "ranking": lambda: ranking_reward,
+        "mrr": lambda: mrr_reward,
         "recall": lambda: recall_reward(_RECALL),
         "overlap": overlap_reward,
         "format": lambda: format_reward,
         "tag_count": lambda: tag_count_reward,
         "overlong": lambda: overlong_reward(limit, max(1, limit // 5)),
     }
-    judges: tuple[RewardName, ...] = ("elimination",) if ask == "eliminate" else ("ranking", "recall", "overlap")
+    judges: tuple[RewardName, ...] = ("elimination",) if ask == "eliminate" else ("ranking", "mrr", "recall", "overlap")
     of_form: tuple[RewardName, ...] = ("format", "tag_count", "overlong")
     default = {judges[0]: 1.0} | (dict.fromkeys(of_form, 1.0) if questions.thinking else {})
     weights: Mapping[RewardName, float] = default if stage.rewards is None else stage.rewards

@@ -30,6 +30,7 @@ class Inputs:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._negatives: dict[str, tuple[NegativesSettings, str]] = {}
+        self._teachers: dict[str, System] = {}
 
     @cached_property
     def sources(self) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
@@ -142,9 +143,34 @@ class Inputs:
         """The ranker that a stage learns from; a model of its own is loaded when it is asked."""
         if not isinstance(stage, LabelStage) or stage.teacher is None:
             return None
-        rows = tuple(row for source in self.sources[0] for row in source.rows)
-        builder = Builder(llm=_no_model, train=lambda _: rows)
-        return builder.build(Spec.parse(stage.teacher.system), RowSet(name="train", rows=rows)).system
+        name = stage.teacher.system
+        if name not in self._teachers:
+            rows = tuple(row for source in self.sources[0] for row in source.rows)
+            builder = Builder(llm=_no_model, train=lambda _: rows)
+            try:
+                self._teachers[name] = builder.build(Spec.parse(name), RowSet(name="train", rows=rows)).system
+            except InputError as error:
+                detail = str(error).partition(": ")[2]
+                raise InputError(f"stage {stage.name!r}: teacher.{error.argument}", detail) from error
+        return self._teachers[name]
+
+    def try_teacher(self, stage: Stage, mixture: Mixture) -> None:
+        """Has the teacher of a stage judge one row, so that a model that cannot be loaded is known at once.
+
+        Raises:
+            InputError: It could not.
+        """
+        teacher = self.teacher(stage)
+        if teacher is None or not isinstance(stage, LabelStage) or stage.teacher is None:
+            return
+        row = next((row for row in mixture if row.task in stage.teacher.tasks), None)
+        try:
+            outcomes = [outcome for _, outcome in teacher.rank_iter([] if row is None else [row])]
+        except Exception as error:
+            detail = f"{stage.teacher.system} cannot be used: {' '.join(str(error).split())}"
+            raise InputError(f"stage {stage.name!r}: teacher.system", detail) from error
+        if failed := [outcome.error for outcome in outcomes if outcome.scores is None]:
+            raise InputError(f"stage {stage.name!r}: teacher.system", f"{stage.teacher.system} failed: {failed[0]}")
 
 
 def _find_rows(name: str, folder: str | None, argument: str) -> Path:

@@ -44,7 +44,7 @@ def model_card(
     parts = [
         *_head(name, card, adapter),
         *_use(name, card),
-        *_quality(results, validations, final),
+        *_quality(results, validations, final, chosen=any(stage.keep == "best" for stage in recipe.stages)),
         *(["", "## Curves", "", f"![Training curves]({curves})"] if curves else []),
         *_data(data),
         *_making(recipe, results),
@@ -58,11 +58,8 @@ def _head(name: str, card: RankerCard, adapter: bool) -> Iterator[str]:
         yield "license: apache-2.0"
     yield from ("pipeline_tag: text-ranking", "tags: [r1-rerank, reranking]", "---", "", f"# {name}", "")
     what = "LoRA adapter of" if adapter else "fine-tuned"
-    how = (
-        "eliminates the worst candidate until one is left"
-        if card.strategy == "iranker"
-        else "writes the whole order at once"
-    )
+    ways = {"iranker": "eliminates the worst candidate until one is left", "dranker": "writes the whole order at once"}
+    how = ways[card.strategy] + "".join(f", and asked as {name} {ways[name]}" for name in card.also)
     thinking = f", after up to {card.thinking.budget} tokens of reasoning" if card.thinking.budget else ""
     yield f"A ranker, {what} {card.base.name}, trained with r1-rerank {__version__}. It {how}{thinking}."
 
@@ -74,7 +71,11 @@ def _use(name: str, card: RankerCard) -> Iterator[str]:
 
 
 def _quality(
-    results: Sequence[StageResult], validations: Sequence[Validation | None], final: Validation | None
+    results: Sequence[StageResult],
+    validations: Sequence[Validation | None],
+    final: Validation | None,
+    *,
+    chosen: bool,
 ) -> Iterator[str]:
     named = zip(["before", *(f"after {one.name}" for one in results)], validations, strict=True)
     shown = [(name, found) for name, found in named if found is not None]
@@ -101,8 +102,13 @@ def _quality(
     yield from (
         "",
         f"Intervals are 95% by query. Against the weights before, row by row: {gap.mean:+.3f} "
-        f"[{gap.low:+.3f}, {gap.high:+.3f}], p = {gain.p:.4f}. The best of several validations on these rows was kept, "
-        "so the figures flatter the model a little: judge it on rows of your own.",
+        f"[{gap.low:+.3f}, {gap.high:+.3f}], p = {gain.p:.4f}."
+        + (
+            " The best of several validations on these rows was kept, so the figures flatter the model a little: judge "
+            "it on rows of your own."
+            if chosen
+            else ""
+        ),
     )
 
 

@@ -112,6 +112,24 @@ def write_merged(checkpoint: Path, out: Path, *, start: Start, card: RankerCard)
     card.write(out)
 
 
+def check_publishing(name: str) -> None:
+    """Finds what the hub would refuse, before anything is trained.
+
+    Raises:
+        CheckpointError: It is no name of a repository, or nobody is logged in.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise CheckpointError(f"{name} cannot be pushed: {' '.join(str(error).split())}") from error
+    if huggingface_hub.get_token() is None:
+        raise CheckpointError(f"{name} cannot be pushed: no token; set HF_TOKEN, or log in with: hf auth login")
+
+
 def publish(out: Path, name: str) -> str:
     """Publishes a checkpoint, without what is only for resuming.
 

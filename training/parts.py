@@ -53,7 +53,7 @@ class RankerSettings(Part):
             if isinstance(template, str) and template != "builtin":
                 return PromptTemplate.from_yaml(folder / template).to_dict()
             if isinstance(template, Mapping) and task in get_args(TaskName):
-                return PromptTemplate.builtin(task).to_dict() | dict(template)
+                return _merged(PromptTemplate.builtin(task).to_dict(), template)
             return template
 
         return {task: whole(task, template) for task, template in value.items()}
@@ -64,11 +64,11 @@ class RankerSettings(Part):
         Raises:
             InputError: Settings or templates that do not fit together.
         """
-        templates: dict[TaskName, Any] = {task: self.templates.get(task, "builtin") for task in get_args(TaskName)}
+        own: dict[TaskName, Any] = {task: self.templates.get(task, "builtin") for task in get_args(TaskName)}
         try:
             wordings = [
                 PromptTemplate.builtin(task) if value == "builtin" else PromptTemplate.from_dict(value, source=task)
-                for task, value in templates.items()
+                for task, value in own.items()
             ]
             closing = {template.candidate.count("{label}") > 1 for template in wordings}
             if len(closing) > 1:
@@ -85,10 +85,20 @@ class RankerSettings(Part):
                 labels=LabelsCard(alphabet=self.alphabet, close=closing.pop()),
                 drop=self.drop,
                 window=WindowCard(size=self.window, stride=self.stride),
-                templates=templates,
+                # Word for word: what is built in may be worded otherwise one day.
+                templates={template.task: template.to_dict() for template in wordings},
             )
         except ValidationError as error:
             raise InputError("ranker", faults_of(error)) from error
+
+
+def _merged(usual: Mapping[str, Any], own: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What is usual, with what is one's own in its place; the objectives of a template likewise."""
+    both = {
+        key: _merged(usual[key], value) if isinstance(value, Mapping) and isinstance(usual.get(key), Mapping) else value
+        for key, value in own.items()
+    }
+    return {**usual, **both}
 
 
 class NegativesSettings(Part):

@@ -8,6 +8,9 @@ from typing import Literal
 
 from ..errors import InputError
 
+SEEN = ".seen-by-all"
+"""File that the first process writes for the others to see; a start that failed may leave it."""
+
 
 def is_main() -> bool:
     """Whether this process writes: under a launcher only the first does."""
@@ -21,6 +24,17 @@ def wait() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+def as_first(value: dict[str, float]) -> dict[str, float]:
+    """What the first process has: by rounding others may have found something else, and all must decide alike."""
+    if "RANK" not in os.environ:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    shared = [value]
+    broadcast_object_list(shared)
+    return shared[0]
 
 
 def sharding() -> Literal["FSDP", "DeepSpeed"] | None:
@@ -40,7 +54,7 @@ def check_shared(folder: Path) -> None:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
-    sign = folder / ".seen-by-all"
+    sign = folder / SEEN
     if is_main():
         folder.mkdir(parents=True, exist_ok=True)
         sign.touch()

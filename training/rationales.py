@@ -65,8 +65,9 @@ def rationale(row: Row, questions: Questions, *, seed: int = 0) -> Rationale:
     shared = _shared_words(row)
     relevance = dict(zip(question.labels, question.relevance, strict=True))
     words = {label: shared[place] for label, place in zip(question.labels, question.places, strict=True)}
-    # Best first: by relevance, then by what a candidate has in common with the query.
-    order = sorted(question.labels, key=lambda label: (-relevance[label], -len(words[label])))
+    # Best first: by relevance, then by what a candidate has in common with the query, then by chance: an order that
+    # follows the labels would teach that the last of them is the worst.
+    order = sorted(question.labels, key=lambda label: (-relevance[label], -len(words[label]), rng.random()))
     # The worst first where they are eliminated.
     answer = tuple(order) if question.ask == "rank" else tuple(reversed(order))[: question.pick]
     last = order[-1:] if question.ask == "rank" else answer

@@ -130,13 +130,17 @@ class Recipe(Running):
         if stage.vllm is not None and stage.method == "grpo" and not self.ranker.thinking:
             raise ValueError(f"{where}: an answer of one label is no text to generate: leave vllm out, or use rloo")
 
-    def card(self, base: BaseModelCard) -> RankerCard:
+    def card(self, base: BaseModelCard, *, stages: int | None = None) -> RankerCard:
         """The ranker card of what is trained from this base.
+
+        Args:
+            base: The weights to begin with.
+            stages: After so many of them; None: after all.
 
         Raises:
             InputError: Settings or templates that do not fit together.
         """
-        both = any(isinstance(stage, LabelStage) and stage.direct for stage in self.stages)
+        both = any(isinstance(stage, LabelStage) and stage.direct for stage in self.stages[:stages])
         return self.ranker.card(base, also=("dranker",) if both else ())
 
     def over(
@@ -164,7 +168,12 @@ class Recipe(Running):
             "absent": absent or self.data.absent,
         }
         if rows is not None:
-            changes |= {"train": (RowsSettings(rows=rows),), "validation": ()}
+            usual = DataSettings.model_fields["validation_limit"].default
+            changes |= {
+                "train": (RowsSettings(rows=rows),),
+                "validation": (),
+                "validation_limit": self.data.validation_limit or usual,
+            }
         data = self.data.model_copy(update=changes)
         wanted = set(data.tasks or get_args(TaskName))
         stages = []

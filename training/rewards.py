@@ -18,7 +18,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from ..metrics import ndcg
+from ..metrics import mrr, ndcg
 from ..parsing import ParsedAnswer, count_tags, follows_format, parse
 
 Completion = str | Sequence[Mapping[str, str]]
@@ -99,11 +99,28 @@ def ranking_reward(parsed: ParsedAnswer, relevance: Mapping[str, float]) -> floa
     ...                labels=[["A", "B"]] * 4, relevance=[[0.0, 1.0]] * 4)
     [1.0, 0.6309297535714575, 0.5, -1.0]
     """
+    return _whole_ranking(parsed, relevance, ndcg)
+
+
+@_judged("rank")
+def mrr_reward(parsed: ParsedAnswer, relevance: Mapping[str, float]) -> float:
+    """Reciprocal rank of the first relevant candidate, else as `ranking_reward`.
+
+    >>> mrr_reward(["<answer>[B] > [A]</answer>", "<answer>[A] > [B]</answer>", "<answer>[B]</answer>", "…"],
+    ...            labels=[["A", "B"]] * 4, relevance=[[0.0, 1.0]] * 4)
+    [1.0, 0.5, 0.5, -1.0]
+    """
+    return _whole_ranking(parsed, relevance, mrr)
+
+
+def _whole_ranking(
+    parsed: ParsedAnswer, relevance: Mapping[str, float], metric: Callable[[list[float]], float]
+) -> float:
     if not parsed.labels:
         return SILENT
     order = [*parsed.labels, *(label for label in relevance if label not in parsed.labels)]
     left_out = 1.0 - len(parsed.labels) / len(relevance)
-    return ndcg([max(0.0, relevance[label]) for label in order]) - left_out
+    return metric([max(0.0, relevance[label]) for label in order]) - left_out
 
 
 def recall_reward(k: int) -> Reward:
@@ -136,7 +153,9 @@ def overlap_reward(persistence: float = 0.9) -> Reward:
 
     @_judged("rank")
     def overlap(parsed: ParsedAnswer, relevance: Mapping[str, float]) -> float:
-        ideal = sorted(relevance, key=lambda label: -relevance[label])
+        place = {label: number for number, label in enumerate(parsed.labels)}
+        # Among equals, the order that was given: it is as right as any.
+        ideal = sorted(relevance, key=lambda label: (-relevance[label], place.get(label, len(place))))
         weights = {depth: persistence ** (depth - 1) for depth in range(1, len(ideal) + 1)}
         agreed = {depth: len(set(parsed.labels[:depth]) & set(ideal[:depth])) / depth for depth in weights}
         return sum(weights[depth] * agreed[depth] for depth in weights) / sum(weights.values())

@@ -77,7 +77,7 @@ class Training:
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         longest = []
         for stage, mixture in zip(self.recipe.stages, self.inputs.mixtures, strict=True):
-            self.inputs.teacher(stage)
+            self.inputs.try_teacher(stage, mixture)
             _check_stage(model, tokenizer, stage, mixture, self.questions)
             longest.append(check_lengths(stage, mixture, self.questions, tokenizer, context))
             alike = share_alike(stage, mixture, self.questions)
@@ -195,7 +195,12 @@ class Training:
             state = last_state(folder)
             assert state is not None, "a trainer leaves a checkpoint at its last step"
             seconds = seconds_of(self.out / LOG, stage.name)
-            finish(folder, result_of(number, stage, state, seconds=seconds), tokenizer, self.card)
+            finish(
+                folder,
+                result_of(number, stage, state, seconds=seconds),
+                tokenizer,
+                self.recipe.card(self.start.base, stages=number + 1),
+            )
         wait()
         result = read_result(folder)
         assert result is not None, "the first process has written it"

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
 from ..evaluation.baselines import digest
 from .cards import data_card
 from .folder import DATA_CARD, RECIPE, differences, write_whole
 from .inputs import Inputs
-from .recipe import Recipe
+from .recipe import Recipe, read_recipe
 
 
 def portable(recipe: Recipe) -> Recipe:
@@ -40,7 +38,8 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
     path = out / RECIPE
     if not path.is_file():
         return
-    old, new = yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(portable(recipe).to_yaml())
+    # Read as a recipe: one that was written before a setting was there has its default.
+    old, new = (portable(one).model_dump(mode="json") for one in (read_recipe(path), recipe))
     if changed := sorted(differences(old, new)):
         raise InputError(
             "resume",

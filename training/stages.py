@@ -20,7 +20,7 @@ from .data import Phase
 
 Loss = Literal["grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"]
 """What TRL's GRPO knows as `loss_type`."""
-RewardName = Literal["elimination", "ranking", "recall", "overlap", "format", "tag_count", "overlong"]
+RewardName = Literal["elimination", "ranking", "mrr", "recall", "overlap", "format", "tag_count", "overlong"]
 """Rewards by name; `elimination` is by regret where the stage is `graded`."""
 
 
@@ -130,7 +130,8 @@ class LabelStage(BaseStage):
         teacher: For `supervised`.
         direct: For `supervised` with an IRanker: share of the rows that are asked for the whole order in one answer,
             so that the checkpoint serves as a DRanker too.
-        on_policy: The states are those that the policy's own eliminations lead to; else those of a perfect one.
+        on_policy: The states are those that the policy's own eliminations lead to; else the best one stays to the
+            end, and the others fall at random, a teacher's worst rather.
         temperature: Of the policy where it plays for its states.
     """
 

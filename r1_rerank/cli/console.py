@@ -33,7 +33,7 @@ _OPTIONS = {
         *("batch_size", "device", "dtype", "engine", "history", "input", "label_seed", "model", "objective"),
         *("config", "merge", "push"),
         *("engine-option", "log", "max_price", "min_context", "passes", "pool", "prefilter"),
-        *("against", "checkpoints", "data", "leaks", "limit", "negatives", "out", "protocol", "shuffles"),
+        *("against", "checkpoints", "cold_start", "data", "leaks", "limit", "negatives", "out", "protocol", "shuffles"),
         *("split", "system", "train"),
         *("on_error", "output", "output_file", "resume", "score_threshold", "strategy", "task", "template", "top_k"),
     )

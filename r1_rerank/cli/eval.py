@@ -66,6 +66,9 @@ def evaluate(
         str | None,
         _systems(metavar="NAME", help="An experiment of the paper: main, direct-iterative, rl or zero-shot."),
     ] = None,
+    cold_start: Annotated[
+        Path | None, _systems("--cold-start", metavar="DIR", help="For rl: the weights that a stage of training left.")
+    ] = None,
     checkpoints: Annotated[
         Path | None, _systems(metavar="DIR", help="For zero-shot: a checkpoint without each scenario.")
     ] = None,
@@ -127,8 +130,17 @@ def evaluate(
         raise InputError("resume", "goes on with results in a folder; pass --out DIR too")
     if checkpoints is not None and protocol != "zero-shot":
         raise InputError("checkpoints", "is for --protocol zero-shot alone")
+    if cold_start is not None and protocol != "rl":
+        raise InputError("cold_start", "is for --protocol rl alone")
     plan = Plan.checked(
-        system or (), protocol, model=model, checkpoints=checkpoints, think=think, baselines=baselines, against=against
+        system or (),
+        protocol,
+        model=model,
+        cold_start=cold_start,
+        checkpoints=checkpoints,
+        think=think,
+        baselines=baselines,
+        against=against,
     )
     Evaluation(
         options=options,

@@ -39,6 +39,7 @@ class Plan:
         protocol: str | None,
         *,
         model: str | None,
+        cold_start: Path | None,
         checkpoints: Path | None,
         think: int | None,
         baselines: bool,
@@ -54,7 +55,7 @@ class Plan:
         pairs: tuple[tuple[str, str], ...] = ()
         notes: tuple[str, ...] = ()
         if protocol is not None:
-            found = protocol_of(protocol, model=model, checkpoints=checkpoints, think=think)
+            found = protocol_of(protocol, model=model, cold_start=cold_start, checkpoints=checkpoints, think=think)
             asked += found.systems
             tasks, pairs, notes = found.tasks, found.pairs, (f"Protocol {protocol}: {found.note}",)
         elif not asked:

@@ -61,6 +61,7 @@ def train(
     On several GPUs: accelerate launch -m r1_rerank.training.grpo, and the same options.
     """
     from ..training.folder import RECIPE
+    from ..training.outputs import check_publishing
     from ..training.processes import is_main
     from ..training.run import Training
 
@@ -74,6 +75,8 @@ def train(
             return
         if merge and recipe.lora is None:
             raise InputError("merge", "the recipe trains whole weights: there is no adapter to merge")
+        if push is not None:
+            check_publishing(push)
         results = training.run(resume=resume)
         if not is_main():
             return
@@ -134,7 +137,7 @@ def _print_preview(training: Training, preview: Preview) -> None:
         parts.append(
             f"{one.stage}: {one.examples} examples in {one.steps} steps, {one.tokens:.0f} tokens an example, "
             f"longest prompt {one.longest}; every answer has the same reward in {one.alike:.0%} of first questions; "
-            f"expected (an estimate from two timed steps, validations left out): "
+            f"expected (an estimate from two timed steps, without validations and teachers): "
             f"{_duration(one.seconds)}, {one.memory / 2**30:.1f} GiB"
         )
     write_text("\n".join(parts))

@@ -39,15 +39,22 @@ class Protocol:
 
 
 def protocol(
-    name: str, *, model: str | None = None, checkpoints: Path | None = None, think: int | None = None
+    name: str,
+    *,
+    model: str | None = None,
+    cold_start: Path | None = None,
+    checkpoints: Path | None = None,
+    think: int | None = None,
 ) -> Protocol:
     """An experiment by name.
 
     Args:
         name: `main`: everything on nine tasks; `direct-iterative`: one answer against elimination, by the weights
-            before training; `rl`: before and after training; `zero-shot`: each scenario by a model trained on the
-            two others.
+            before training; `rl`: before training, after the cold start, and after all of it; `zero-shot`: each
+            scenario by a model trained on the two others.
         model: The checkpoint; None: the embedded one.
+        cold_start: For `rl`: the weights that the last stage without rewards left, `stages/…/weights` of a training;
+            None leaves it out.
         checkpoints: For `zero-shot`: folder with the checkpoints `without-recommendation`, `without-routing` and
             `without-passage`.
         think: Thinking tokens; None: as the card says.
@@ -66,11 +73,19 @@ def protocol(
             note="The same untrained weights with one answer (direct) and with elimination (iterative).",
         )
     if name == "rl":
+        from ..checkpoint import CARD_NAME
+
         _require_trained(model)
-        without = _llm("iranker", "iranker without training", think, BASE)
+        trained = _llm("iranker", "iranker with training", think, None)
+        before = [_llm("iranker", "iranker without training", think, BASE)]
+        if cold_start is not None:
+            if not (cold_start / CARD_NAME).is_file():
+                detail = f"{cold_start} holds no ranker: name the folder stages/…/weights of a training"
+                raise InputError("cold_start", detail)
+            before.append(_llm("iranker", "iranker after the cold start", think, str(cold_start)))
         return Protocol(
-            systems=(without, _llm("iranker", "iranker with training", think, None)),
-            pairs=((without.name, "iranker with training"),),
+            systems=(*before, trained),
+            pairs=tuple((one.name, trained.name) for one in before),
             note="The same model, prompts and form, before and after training.",
         )
     return Protocol(

@@ -195,3 +195,18 @@ def toy_training(base: Path, toys: Path) -> Callable[..., Training]:
 @pytest.fixture
 def make(toy_training: Callable[..., Training], tmp_path: Path) -> Callable[..., Training]:
     return lambda out="out", **changes: toy_training(tmp_path / out, **changes)
+
+
+@pytest.fixture
+def first_steps() -> Any:
+    """A callback of a trainer that notes, in `begun`, behind how many finished steps each one began."""
+    from transformers import TrainerCallback
+
+    class FirstSteps(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.begun: list[int] = []
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.begun.append(state.global_step)
+
+    return FirstSteps()

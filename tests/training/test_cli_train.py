@@ -211,7 +211,8 @@ def test_the_command_that_protocols_print_is_understood(monkeypatch: pytest.Monk
         assert command[:2] == ["r1-rerank", "train"]
         result = CliRunner().invoke(app, command[1:])
         assert result.exit_code == 2
-        assert "--data: 'passage-5' is no file or folder here" in result.output or "rec-" in result.output
+        assert "--data: " in result.output
+        assert "is no file or folder here" in result.output
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

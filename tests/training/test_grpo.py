@@ -21,6 +21,7 @@ from r1_rerank.errors import CheckpointError, InputError
 from r1_rerank.prompts import ANSWER_CLOSE, render_answer
 from r1_rerank.rows import Row
 from r1_rerank.strategies import ALPHABET
+from r1_rerank.training.generation import generation_arguments
 from r1_rerank.training.grpo import policy_trainer, stage_rewards, train_policy
 from r1_rerank.training.precision import mark_precision
 from r1_rerank.training.prompting import Prompts
@@ -208,6 +209,24 @@ def test_settings_that_do_not_fit_are_refused(make_model: Any, tokenizer: Any, m
             build(ask(thinking=16), vllm="colocate")
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_vllm_is_told_where_to_run_and_when_an_answer_ends(tokenizer: Any, method: str) -> None:
+    def told(choices: int = 0, **settings: Any) -> dict[str, Any]:
+        prompts = Prompts(ask(thinking=0 if choices else 16), tokenizer)
+        stage = stage_of(method=method, max_prompt_tokens=200, max_completion_tokens=40, **settings)
+        return generation_arguments(stage, prompts, choices, played=False)
+
+    inside = told(vllm="colocate", vllm_memory=0.2)
+    assert (inside["use_vllm"], inside["vllm_mode"]) == (True, "colocate")
+    assert (inside["vllm_gpu_memory_utilization"], inside["vllm_max_model_length"]) == (0.2, 240)
+    assert inside["generation_kwargs"] == {"stop": ["</answer>"], "include_stop_str_in_output": True}
+    served = told(vllm="server", vllm_server="http://localhost:8000")
+    assert (served["vllm_mode"], served["vllm_server_base_url"]) == ("server", "http://localhost:8000")
+    assert "vllm_gpu_memory_utilization" not in served
+    labels = told(choices=2, vllm="colocate")["generation_kwargs"]["allowed_token_ids"]
+    assert labels == [ChatTokenizer(tokenizer).label_ids[label] for label in "AB"]
+
+
 def test_a_batch_counts_rows_and_none_is_left_out(
     make_model: Any, tokenizer: Any, make_row: Any, tmp_path: Path
 ) -> None:
@@ -281,6 +300,7 @@ def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
     ranker: dict[str, Any],
     settings: dict[str, Any],
     lora: bool,
+    first_steps: Any,
 ) -> None:
     import torch
 
@@ -309,7 +329,8 @@ def test_after_a_kill_it_goes_on_as_if_nothing_had_been(
     shutil.copytree(last, tmp_path / "killed" / "checkpoint-3")
     (tmp_path / "killed" / "checkpoint-3" / "trainer_state.json").unlink()
     assert last_checkpoint(tmp_path / "killed") == last
-    resumed = train(start(), tmp_path / "killed", resume=True)
+    resumed = train(start(), tmp_path / "killed", resume=True, callbacks=[first_steps])
+    assert first_steps.begun[0] == 2
     assert set(whole) == set(resumed)
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, rtol=0, atol=1e-6, msg=name)
@@ -426,7 +447,12 @@ def recipe_file(name: str) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "kind", "machines"),
-    [("one-gpu", "NO", 1), ("many-gpus-fsdp", "FSDP", 1), ("many-machines-zero3", "DEEPSPEED", 2)],
+    [
+        ("one-gpu", "NO", 1),
+        ("many-gpus", "MULTI_GPU", 1),
+        ("many-gpus-fsdp", "FSDP", 1),
+        ("many-machines-zero3", "DEEPSPEED", 2),
+    ],
 )
 def test_accelerate_reads_its_files(name: str, kind: str, machines: int) -> None:
     from accelerate.commands.config.config_args import load_config_from_file

@@ -180,7 +180,7 @@ def test_training_raises_the_reward(
 
 
 def test_a_run_that_was_killed_ends_as_an_unbroken_one(
-    tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path
+    tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path, first_steps: Any
 ) -> None:
     import torch
     from transformers import TrainerCallback
@@ -205,7 +205,8 @@ def test_a_run_that_was_killed_ends_as_an_unbroken_one(
     with pytest.raises(KeyboardInterrupt):
         train_labels(broken, tokenizer, folder=tmp_path / "broken", callbacks=[Kill()], **settings)
     resumed = make_model(tokenizer)
-    train_labels(resumed, tokenizer, folder=tmp_path / "broken", resume=True, **settings)
+    train_labels(resumed, tokenizer, folder=tmp_path / "broken", resume=True, callbacks=[first_steps], **settings)
+    assert first_steps.begun == list(range(4, 12))
     wanted = unbroken.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in resumed.state_dict().items())
 

@@ -18,7 +18,7 @@ from r1_rerank import R1Reranker
 from r1_rerank.checkpoint import CARD_NAME, EMBEDDED_HUB, RankerCard
 from r1_rerank.errors import CheckpointError, DataError, InputError
 from r1_rerank.rows import Candidate, Row, write_rows
-from r1_rerank.training.folder import StageResult
+from r1_rerank.training.folder import WEIGHTS, StageResult, stage_folder
 from r1_rerank.training.logs import read_log
 from r1_rerank.training.model_card import model_card
 from r1_rerank.training.outputs import publish, write_merged, write_outputs
@@ -70,6 +70,12 @@ def test_the_checkpoint_loads_by_its_folder_and_is_asked_as_it_was_trained(finis
     merged = R1Reranker.from_pretrained(out / "merged").rerank("train question 1", ["no 10", "yes 11", "no 12"])
     steps = zip(result.steps, merged.steps, strict=True)
     assert all(one.logprobs == pytest.approx(other.logprobs, abs=0.05) for one, other in steps)
+
+
+def test_what_a_stage_ended_with_loads_too(finished: Finished) -> None:
+    weights = stage_folder(finished.out, 0, finished.results[0].name) / WEIGHTS
+    result = R1Reranker.from_pretrained(weights).rerank("train question 1", ["no 10", "yes 11", "no 12"])
+    assert (result.card, result.status, result.faults) == ("model", "ok", ())
 
 
 def test_an_adapter_is_small_portable_and_readable_by_all(finished: Finished, base: Path) -> None:

@@ -20,6 +20,7 @@ from r1_rerank.errors import InputError
 from r1_rerank.rows import Row, write_rows
 from r1_rerank.training.finishing import finish, lacks_weights, read_result
 from r1_rerank.training.folder import DATA_CARD, DONE, RECIPE, WEIGHTS, StageResult, stage_folder
+from r1_rerank.training.processes import SEEN
 from r1_rerank.training.resuming import last_checkpoint
 from r1_rerank.training.run import Training
 from r1_rerank.training.weights import gather_weights
@@ -200,16 +201,6 @@ def test_a_stage_that_ended_before_its_weights_were_gathered_is_known(
 
 # Several processes
 
-WHOLE = """
-import json, os, sys
-from pathlib import Path
-from r1_rerank.training.recipe import read_recipe
-from r1_rerank.training.run import Training
-from r1_rerank.training.processes import is_main
-results = Training(read_recipe(sys.argv[1]), sys.argv[2]).run(resume="--resume" in sys.argv)
-told = {"main": is_main(), "steps": [one.steps for one in results]}
-Path(sys.argv[3], os.environ["RANK"] + ".json").write_text(json.dumps(told))
-"""
 APART = """
 import os, sys
 from pathlib import Path
@@ -224,14 +215,10 @@ wait()
 """
 
 
-def launch(tmp_path: Path, script: str, *arguments: str) -> None:
-    """Two processes of a script. What they tell is in files: their lines run together on one stream."""
-    (tmp_path / "script.py").write_text(script)
+def launch(*arguments: str) -> None:
+    """Two processes. What they tell is in files: their lines run together on one stream."""
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-            *(str(tmp_path / "script.py"), *arguments),
-        ],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -246,25 +233,31 @@ def test_two_processes_run_a_recipe_and_go_on_with_it(make: Callable[..., Traini
     recipe = make(stages=stages).recipe
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     out = tmp_path / "together"
+    command = ("-m", "r1_rerank.training.grpo", "--config", str(tmp_path / "recipe.yaml"), "--out", str(out))
 
-    def told(*options: str) -> list[object]:
-        launch(tmp_path, WHOLE, str(tmp_path / "recipe.yaml"), str(out), str(tmp_path), *options)
-        files = [tmp_path / f"{rank}.json" for rank in range(2)]
-        lines = [json.loads(file.read_text()) for file in files]
-        for file in files:
-            file.unlink()
-        return lines
+    def steps() -> list[int | None]:
+        found = [read_result(stage_folder(out, number, name)) for number, name in enumerate(("first", "second"))]
+        return [None if one is None else one.steps for one in found]
 
-    whole = [{"main": True, "steps": [2, 2]}, {"main": False, "steps": [2, 2]}]
-    assert told() == whole
-    assert not (out / ".seen-by-all").exists()
+    launch(*command)
+    assert steps() == [2, 2]
+    assert not (out / SEEN).exists()
+    assert find_checkpoint(out).card is not None
     shutil.rmtree(stage_folder(out, 1, "second"))
-    assert told("--resume") == whole
-    assert read_result(stage_folder(out, 1, "second")) is not None
+    launch(*command, "--resume")
+    assert steps() == [2, 2]
+
+
+def test_a_start_that_failed_leaves_the_folder_free(make: Callable[..., Training]) -> None:
+    training = make(stages=[STAGE])
+    training.out.mkdir(parents=True)
+    (training.out / SEEN).touch()  # the others never came to see it
+    assert training.run()[0].steps == 2
 
 
 def test_machines_that_share_no_folder_are_told(tmp_path: Path) -> None:
-    launch(tmp_path, APART, str(tmp_path))
+    (tmp_path / "script.py").write_text(APART)
+    launch(str(tmp_path / "script.py"), str(tmp_path))
     (said,) = [file.read_text() for file in tmp_path.glob("*/told")]
     assert said.startswith("out: ")
     assert "is not one folder for all machines" in said

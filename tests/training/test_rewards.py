@@ -35,12 +35,13 @@ def test_the_examples_hold() -> None:
 
 
 def test_every_reward_takes_what_trl_passes() -> None:
-    made = [rewards.recall_reward(3), rewards.overlap_reward(), rewards.overlong_reward(10, 5)]
-    plain = [value for name, value in vars(rewards).items() if name.endswith("_reward") and "relevance" in str(value)]
-    for reward in [*made, *plain, rewards.elimination_reward, rewards.ranking_reward]:
-        if "completions" in inspect.signature(reward).parameters:
-            given = reward(**answers("<answer>[A]</answer>"), completion_ids=[[1]], trainer_state=None)
-            assert len(given) == 1
+    makers = {"recall_reward": (3,), "overlap_reward": (), "overlong_reward": (10, 5)}
+    named = {name: value for name, value in vars(rewards).items() if name.endswith("_reward")}
+    assert len(named) == 9
+    for name, value in named.items():
+        reward = value(*makers[name]) if name in makers else value
+        assert "completions" in inspect.signature(reward).parameters
+        assert len(reward(**answers("<answer>[A]</answer>"), completion_ids=[[1]], trainer_state=None)) == 1
         assert reward.__name__.endswith("_reward")
 
 
@@ -137,6 +138,11 @@ def test_overlap_falls_with_distance() -> None:
     best, near, far = rewards.overlap_reward(0.9)(**given)
     assert best == pytest.approx(1.0)
     assert best > near > far  # type: ignore[operator]
+
+
+def test_among_equals_no_order_is_better_than_another() -> None:
+    given = answers("<answer>[C] > [A] > [B]</answer>", "<answer>[C] > [B] > [A]</answer>", relevance=[0.0, 0.0, 1.0])
+    assert rewards.overlap_reward(0.9)(**given) == [1.0, 1.0]
 
 
 def test_recall_looks_at_the_head() -> None:

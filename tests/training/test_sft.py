@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def test_as_many_fall_as_the_ranker_drops(seed: int) -> None:
     worth = dict(zip(question.labels, question.relevance, strict=True))
     assert not any(worth[label] for label in made.answer)
     assert all(f"[{label}] fits least" in made.thinking[-1] for label in made.answer)
+
+
+def test_of_candidates_that_are_alike_any_may_fall() -> None:
+    """Else the place of a label would be the answer, whatever the candidates say."""
+    candidates = tuple(Candidate(id=str(n), text=f"number {n}") for n in range(5))
+    fallen = Counter[str]()
+    for seed in range(400):
+        row = replace(LAMP, id=str(seed), candidates=candidates, relevance=(1.0, 0.0, 0.0, 0.0, 0.0))
+        made = rationale(row, ask(), seed=seed)
+        if len(made.question.labels) == len(candidates):
+            fallen[made.answer[0]] += 1
+    assert set(fallen) == {"B", "C", "D", "E"}
+    assert min(fallen.values()) > 0.5 * fallen.total() / 4
 
 
 def test_there_is_room_for_all_that_fall(make_tokenizer: Any) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from .budget import NO_LIMIT, Ledger
 from .documents import Document, Fault, RankedDocument, RerankResult, ScoreKind, Status, Usage
-from .engines.base import Engine
+from .engines.base import Engine, notes_of
 from .errors import R1RerankError
 from .options import Cut, RankingOptions
 from .ranking import Outcome, Ranking
@@ -79,7 +79,7 @@ class Query:
         outcomes = [ranking.outcome() for ranking in self._rankings]
         error = next((outcome.error for outcome in outcomes if outcome.error is not None), None)
         places, kind, status, agreement = self._together(outcomes)
-        faults = [*self._notes, *(fault for outcome in outcomes for fault in outcome.faults)]
+        faults = [*self._notes, *notes_of(self._engine), *(fault for outcome in outcomes for fault in outcome.faults)]
         if self._tail:
             if kind == "rank":
                 count = len(self._documents)

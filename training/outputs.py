@@ -120,7 +120,7 @@ def check_publishing(name: str) -> None:
     """
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented there
 
     try:
         validate_repo_id(name)

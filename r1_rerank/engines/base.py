@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from ..documents import Usage
+from ..documents import Fault, Usage
 from ..errors import ContextOverflowError, EngineError
 from ..prompts import Message
 from ..strategies import ALPHABET
@@ -92,12 +92,13 @@ class Probe:
 class Engine(Protocol):
     """Runs a model. Write your own with these members; `ScriptedEngine` is the shortest example.
 
-    Four more are used where an engine has them: `batch_size`, how many requests it runs together (a driver keeps
-    that many queries under way; else 8); `context_tokens`, the longest prompt and answer together (else without
-    limit); `probe(turns, alphabet, thinking) -> Probe`, asked once with a conversation after one, two and three
-    steps (else everything is possible); and `submit(request) -> Future[Completion]`, which engines have that
-    schedule requests by themselves, so that queries need not wait for each other (else they advance in step, a
-    `generate` for each round). Cancelling the future leaves nothing of the request behind.
+    Five more are used where an engine has them: `notes`, faults that every result is to tell, such as what a server
+    refuses; `batch_size`, how many requests it runs together (a driver keeps that many queries under way; else 8);
+    `context_tokens`, the longest prompt and answer together (else without limit); `probe(turns, alphabet, thinking)
+    -> Probe`, asked once with a conversation after one, two and three steps (else everything is possible); and
+    `submit(request) -> Future[Completion]`, which engines have that schedule requests by themselves, so that queries
+    need not wait for each other (else they advance in step, a `generate` for each round). Cancelling the future
+    leaves nothing of the request behind.
     """
 
     name: str
@@ -128,6 +129,11 @@ def batch_size(engine: Engine) -> int:
 def context_tokens(engine: Engine) -> int | None:
     """Longest prompt and answer together, None where it is not known."""
     return getattr(engine, "context_tokens", None)
+
+
+def notes_of(engine: Engine) -> tuple[Fault, ...]:
+    """What every result should say about the engine."""
+    return tuple(getattr(engine, "notes", ()))
 
 
 def submit_of(engine: Engine) -> Callable[[GenerationRequest], Future[Completion]] | None:

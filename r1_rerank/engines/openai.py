@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, get_args
 
+from ..documents import Fault
 from ..errors import EngineClosedError, EngineError, InputError, InputTypeError
 from ..prompts import Message
 from .background import BackgroundLoop, within
@@ -38,6 +39,11 @@ class Dialect(Protocol):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `Engine`."""
+        ...
+
+    @property
+    def notes(self) -> tuple[Fault, ...]:
+        """What every result should say about the server."""
         ...
 
     async def answer(self, request: GenerationRequest) -> Completion:
@@ -140,6 +146,11 @@ class OpenAIEngine:
 
     def __repr__(self) -> str:
         return f"OpenAIEngine({self.model!r}, base_url={self._server.url!r})"
+
+    @property
+    def notes(self) -> tuple[Fault, ...]:
+        """What every result should say: what the server was found to refuse, and what to change."""
+        return self._dialect.notes
 
     def submit(self, request: GenerationRequest) -> Future[Completion]:
         """Starts a request; cancelling the future closes its connection."""

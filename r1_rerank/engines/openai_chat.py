@@ -7,14 +7,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..documents import Usage
+from ..documents import Fault, Usage
 from ..errors import EngineError
 from ..prompts import THINK_CLOSE, THINK_OPEN, Message, PromptTemplate, render_answer
 from ..strategies import ALPHABET, IRanker
 from ..tasks import PassageRanking
 from .base import Completion, GenerationRequest, Probe
 from .openai_replies import Body, estimate_tokens, first_choice, mapping, renormalise, usage_of
-from .openai_server import RefusedError, Server
+from .openai_server import RefusedError, Server, SlowError
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +24,13 @@ _TOP = 20
 """Most log-probabilities that servers give for a position."""
 _JSON_TOKENS = 48
 """Room for braces, keys and spaces of an answer in JSON."""
+_PROBE_TOKENS = 128
+"""Room for the answer that tells what a server can do: more only keeps those busy that write on and on."""
 _REASONING_TOKENS = 1024
 """Room for the reasoning of a server that reasons whether it was asked to or not."""
 
-_OPTIONAL = ("max_tokens", "response_format", "logprobs", "top_logprobs", "temperature", "seed")
+_LOGPROBS = ("logprobs", "top_logprobs")
+_OPTIONAL = ("max_tokens", "response_format", *_LOGPROBS, "temperature", "seed")
 """What a server may refuse; it is then asked without, from then on."""
 _BOUNDS = ("minItems", "maxItems")
 """The same inside a schema."""
@@ -61,12 +64,25 @@ class ChatDialect:
         )
 
     @property
+    def notes(self) -> tuple[Fault, ...]:
+        """What every result should say about the server."""
+        if not self._constrains or self._refused.isdisjoint(_LOGPROBS):
+            return ()
+        detail = (
+            f"{self._server.url} refuses label probabilities (logprobs with top_logprobs={_TOP}), so scores tell only "
+            "the rank: choose a model or server that gives them, such as `vllm serve`"
+        )
+        return (Fault(None, "no_logprobs", detail),)
+
+    @property
     def _constrains(self) -> bool:
         return self._structured and "response_format" not in self._refused
 
     @classmethod
     async def find(cls, server: Server, context_tokens: int | None) -> ChatDialect:
         """Asks one small question whose only allowed answers no model would give by itself.
+
+        A server that does not answer in time is taken for one that can do nothing special.
 
         Raises:
             EngineError: The server failed.
@@ -77,18 +93,38 @@ class ChatDialect:
         for logprobs in (True, False):
             dialect._logprobs = logprobs
             try:
-                choice, _ = await dialect._ask(request, _REASONING_TOKENS, constrain=True)
+                choice = await dialect._first(request)
                 break
             except RefusedError as error:
                 if error.field == "model":
                     raise
+            except SlowError as error:
+                logger.warning("taking the server for a plain one, which writes freely: %s", error)
+                dialect._structured = dialect._logprobs = False
+                return dialect
         else:
             dialect._structured = dialect._logprobs = False
             return dialect
         labels = _labels(_text(choice)) or []
         dialect._structured = len(labels) == 1 and labels[0] in allowed
+        if not logprobs:  # they were what it refused, without naming them
+            dialect._refused |= set(_LOGPROBS)
         dialect._logprobs = dialect._structured and _distribution(choice, labels, allowed) is not None
         return dialect
+
+    async def _first(self, request: GenerationRequest) -> Body:
+        """The answer to the first question of all; reasoning is given room only where it is met."""
+        try:
+            choice, _ = await self._ask(request, _PROBE_TOKENS, constrain=True)
+        except RefusedError as error:
+            # OpenAI fails a request whose reasoning does not end within its limit.
+            if error.mentions(("max_tokens", "max_completion_tokens")) is None:
+                raise
+        else:
+            if choice.get("finish_reason") != "length" or not (self._reasons or not _text(choice)):
+                return choice
+        choice, _ = await self._ask(request, _REASONING_TOKENS, constrain=True)
+        return choice
 
     async def count(self, messages: Sequence[Message]) -> int:
         """An estimate: nobody but the model's own tokenizer knows."""
@@ -174,7 +210,7 @@ class ChatDialect:
             return
         logger.warning("%s refuses %s: going on without it", self._server.url, field)
         self._refused |= set(_BOUNDS) if field in _BOUNDS else {field}
-        if field in ("logprobs", "top_logprobs"):
+        if field in _LOGPROBS:
             self._logprobs = False
 
 

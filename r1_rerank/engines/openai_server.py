@@ -48,6 +48,10 @@ class RefusedError(EngineError):
         return min(found)[1] if found else None
 
 
+class SlowError(EngineError):
+    """The server did not answer in time."""
+
+
 def connect(
     client: OpenAI | AsyncOpenAI | None,
     base_url: str | None,
@@ -204,7 +208,7 @@ class Server:
 
         tries = f"{self._client.max_retries + 1} tries"
         if isinstance(error, openai.APITimeoutError):
-            return EngineError(
+            return SlowError(
                 f"no answer from {self.url} within {self._timeout:g} s in {tries}: raise timeout, or lower concurrency"
             )
         if isinstance(error, openai.APIConnectionError):

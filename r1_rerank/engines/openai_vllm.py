@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..documents import Usage
+from ..documents import Fault, Usage
 from ..errors import EngineError
 from ..prompts import (
     ANSWER_CLOSE,
@@ -30,8 +30,8 @@ from .base import Completion, GenerationRequest, Probe, require_room
 from .openai_replies import Body, estimate_tokens, first_choice, mapping, renormalise, usage_of
 from .openai_server import RefusedError, Server
 
-_CACHED = 512
-"""Prompts and texts whose tokens are remembered."""
+_REMEMBERED = 2**19
+"""Tokens of prompts and texts that are remembered: about 20 MB, and long enough to count a prompt and then send it."""
 _TOP = 20
 """Log-probabilities that servers give for a position without being asked for certain tokens."""
 
@@ -75,8 +75,10 @@ class VLLMDialect:
     def __init__(self, server: Server) -> None:
         self.capabilities = frozenset({"constrain", "thinking"})
         self.context_tokens: int | None = None
+        self.notes: tuple[Fault, ...] = ()
         self._server = server
         self._tokens: OrderedDict[object, list[int]] = OrderedDict()
+        self._remembered = 0
         self._label_ids: dict[str, int] = {}
         self._between: list[int] = []
         self._tail = ""
@@ -308,8 +310,9 @@ class VLLMDialect:
             known = (await self._server.beside("/tokenize", body)).get("tokens")
             if not isinstance(known, list):
                 raise EngineError("the server's /tokenize answered without tokens")
+            self._remembered += len(known) - len(self._tokens.get(key, ()))  # another request may have been faster
             self._tokens[key] = known
         self._tokens.move_to_end(key)
-        while len(self._tokens) > _CACHED:
-            self._tokens.popitem(last=False)
+        while self._remembered > _REMEMBERED:
+            self._remembered -= len(self._tokens.popitem(last=False)[1])
         return list(known)

@@ -17,7 +17,7 @@ from .background import BackgroundLoop
 from .base import Completion, GenerationRequest, Probe
 from .tokenization import ChatTokenizer
 from .vllm_answers import Answer, Answering
-from .vllm_runners import AsyncRunner, Runner, closed, failed
+from .vllm_runners import AsyncRunner, Runner, closed, failed, replicas
 from .vllm_stepping import StepRunner
 
 
@@ -31,7 +31,8 @@ class VLLMEngine:
     Args:
         model: A hub name or local folder, which is loaded; or a `vllm.LLM` or `vllm.AsyncLLMEngine` that runs
             already, which stays open when this engine is closed. While requests are under way, a `vllm.LLM` must not
-            be used otherwise; an asynchronous engine that no event loop has used yet is served on a loop of ours.
+            be used otherwise; an asynchronous engine that no event loop has used yet is served on a loop of ours
+            until this engine is closed, and is then free for any other.
         adapter: Folder of a LoRA adapter of the model.
         dtype: `auto` (that of the weights), `float32`, `bfloat16` or `float16`.
         batch_size: Most requests that run together; vLLM's `max_num_seqs`.
@@ -144,7 +145,7 @@ class VLLMEngine:
         self._chat = ChatTokenizer(
             self.llm.get_tokenizer(), ends if isinstance(ends, list) else [] if ends is None else [ends]
         )
-        self.batch_size: int = config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size
+        self.batch_size: int = config.scheduler_config.max_num_seqs * replicas(config.parallel_config)
         self.context_tokens: int = model.max_model_len
         reuse = bool(config.cache_config.enable_prefix_caching)
         self.capabilities = frozenset({"constrain", "logprobs", "thinking"} | ({"reuse"} if reuse else set()))

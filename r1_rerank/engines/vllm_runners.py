@@ -86,7 +86,7 @@ class AsyncRunner:
         self._lora = lora
         self._loop = loop
         self._owns = loop is not None
-        self._ranks = llm.vllm_config.parallel_config.data_parallel_size
+        self._ranks = replicas(llm.vllm_config.parallel_config)
         self._numbers = itertools.count()
         self._time = SharedTime()
         self._tasks: set[asyncio.Task[Completion]] = set()
@@ -109,10 +109,12 @@ class AsyncRunner:
             ended = self._start(self._end())
         except EngineError:  # the user's loop has ended, and everything on it
             return
-        if not self.blocks():
-            ended.result()
-        if self._loop is not None:
-            self._loop.close()
+        try:
+            if not self.blocks():
+                ended.result()
+        finally:
+            if self._loop is not None:
+                self._loop.close()
 
     def _users_loop(self) -> asyncio.AbstractEventLoop | None:
         handler = None if self._loop is not None else self._llm.output_handler
@@ -137,6 +139,8 @@ class AsyncRunner:
         if self._owns:
             self._llm.shutdown(timeout=30)
             self._llm = None
+        elif self._loop is not None:
+            await _detach(self._llm)
 
     async def _answer(self, request: GenerationRequest) -> Completion:
         task = asyncio.current_task()
@@ -181,6 +185,32 @@ class AsyncRunner:
             # vLLM aborts by itself, but not a request that it was just about to add.
             await self._llm.abort(number)
             raise
+
+
+async def _detach(llm: Any) -> None:
+    """Takes an asynchronous engine off the running loop, as if no loop had used it yet.
+
+    vLLM starts the tasks that read its answers on the first loop that asks it, and is dead once they have ended; where
+    there are none, it starts them on the next loop that asks.
+    """
+    core = llm.engine_core
+    tasks = [llm.output_handler, core.resources.output_queue_task, core.resources.stats_update_task]
+    llm.output_handler = core.resources.output_queue_task = core.resources.stats_update_task = None
+    core.outputs_queue = asyncio.Queue()  # the old one belongs to this loop, and is told that its reader died
+    running = [task for task in tasks if task is not None]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+def replicas(parallel: Any) -> int:
+    """How many copies of the model an engine asks: behind a load balancer of the user's, only those of its own node.
+
+    Args:
+        parallel: vLLM's `ParallelConfig`.
+    """
+    copies: int = parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    return max(1, copies)
 
 
 def closed() -> Completion:

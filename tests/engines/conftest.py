@@ -152,6 +152,25 @@ def import_vllm() -> Any:
 
 
 @pytest.fixture(scope="session")
+def vllm() -> Any:
+    """The module."""
+    return import_vllm()
+
+
+@pytest.fixture
+def vllm_async_llm(vllm: Any, weights: str) -> Iterator[Any]:
+    """A `vllm.AsyncLLMEngine` of the user's own, in bfloat16, with a short context, that no event loop has used."""
+    options = IN_PROCESS | {"dtype": "bfloat16", "max_num_seqs": 4, "max_model_len": 512, "disable_log_stats": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        llm = vllm.AsyncLLMEngine.from_engine_args(vllm.AsyncEngineArgs(weights, **options))
+    yield llm
+    llm.shutdown()
+    vars(llm).clear()
+    collect_vllm()
+
+
+@pytest.fixture(scope="session")
 def vllm_engine(weights: str) -> Iterator[VLLMEngine]:
     """The embedded weights in float32, at most 16 requests at once."""
     import_vllm()

@@ -51,7 +51,7 @@ HANG = Reply(hang=True)
 
 
 class FakeServer:
-    """An OpenAI-shaped server whose chat completions are a function of the request."""
+    """An OpenAI-shaped server whose chat completions are a function of the request, and other paths likewise."""
 
     def __init__(self, chat: Callable[[Body], Any], **paths: Callable[[Body], Any]) -> None:
         self.chat = chat
@@ -72,7 +72,8 @@ class FakeServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                if self.path != "/v1/chat/completions":
+                chat = self.path == "/v1/chat/completions"
+                if not chat and self.path != "/v1/completions":
                     return self._send(fake.other(self.path, body))
                 with fake.lock:
                     fake.asked.append(body)
@@ -81,7 +82,7 @@ class FakeServer:
                     fake.most = max(fake.most, fake.under_way)
                 fake.reached.set()
                 try:
-                    reply = fake.chat(body)
+                    reply = fake.chat(body) if chat else fake.other(self.path, body)
                     self._send(reply if isinstance(reply, Reply) else Reply(reply))
                 finally:
                     with fake.lock:
@@ -179,9 +180,15 @@ def build(serve: Callable[..., FakeServer]) -> Iterator[Build]:
     engines: list[OpenAIEngine] = []
 
     def start(chat: Callable[[Body], Any], **options: Any) -> tuple[FakeServer, OpenAIEngine]:
-        server = serve(chat)
+        model = Letters(knows={"allowed", "ids"})
+        vllm = {"tokenize": model.tokenize, "detokenize": model.detokenize, "completions": model.completions}
+        server = serve(chat, **(vllm if options.get("dialect") == "vllm" else {}))
         options = {"base_url": server.base_url, "max_retries": 0, "timeout": 20, "dialect": "plain"} | options
         engines.append(OpenAIEngine("m", **options))
+        if options["dialect"] == "vllm":  # what it can do is found: from now on the test answers
+            server.paths["completions"] = chat
+            server.asked.clear()
+            server.reached.clear()
         return server, engines[-1]
 
     yield start
@@ -335,6 +342,73 @@ def test_a_reasoning_server_is_given_room_and_its_own_names(build: Build) -> Non
     assert server.asked[-2]["max_completion_tokens"] > 1000
 
 
+def test_reasoning_is_given_room_only_where_it_is_met(build: Build) -> None:
+    def reasons(body: Body) -> Any:
+        if body["max_tokens"] >= 1000:
+            return follows_schema(body)
+        cut = said(None, reasoning_content="Let me see.")
+        cut["choices"][0]["finish_reason"] = "length"
+        return cut
+
+    def refuses(body: Body) -> Any:
+        if "max_tokens" in body:
+            return Reply({"error": {"message": "Use 'max_completion_tokens'", "param": "max_tokens"}}, 400)
+        if body["max_completion_tokens"] >= 1000:
+            return follows_schema(body)
+        message = "Could not finish the message because max_tokens or model output limit was reached."
+        return Reply({"error": {"message": message}}, 400)
+
+    def writes_on(body: Body) -> Body:
+        cut = said("So. " * body["max_tokens"])
+        cut["choices"][0]["finish_reason"] = "length"
+        return cut
+
+    for chat, capabilities in ((reasons, {"constrain"}), (refuses, {"constrain", "thinking"}), (writes_on, set())):
+        server, engine = build(chat, dialect="auto")
+        assert engine.capabilities == capabilities
+        asked = [body.get("max_tokens") or body["max_completion_tokens"] for body in server.asked]
+        assert asked[0] < 200
+        assert (max(asked) >= 1000) == bool(capabilities)
+
+
+def test_a_server_too_slow_to_show_what_it_can_do_is_a_plain_one(
+    build: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, engine = build(lambda body: HANG if "response_format" in body else plain(body), dialect="auto", timeout=0.3)
+    assert engine.capabilities == frozenset()
+    assert "plain one" in caplog.text
+    assert "within 0.3 s" in caplog.text
+    assert one(engine).text == "<answer>[B]</answer>"
+    assert "response_format" not in server.asked[-1]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Reply({"error": {"message": "You are not allowed to request logprobs from this model"}}, 403),
+        Reply({"error": {"message": "top_logprobs must be at most 5", "param": "top_logprobs"}}, 400),
+        Reply({"error": {"message": "I do not like this."}}, 400),
+    ],
+)
+def test_probabilities_that_are_refused_are_no_secret(build: Build, refusal: Reply) -> None:
+    server, engine = build(lambda body: refusal if "logprobs" in body else follows_schema(body), dialect="auto")
+    assert engine.capabilities == {"constrain", "thinking"}
+    (note,) = engine.notes
+    assert (note.step, note.kind) == (None, "no_logprobs")
+    assert re.search("refuses.*top_logprobs=20.*choose a model or server", note.detail)
+    result = R1Reranker(engine, thinking=0).rerank("q", DOCUMENTS)
+    assert (result.status, result.score_kind, result.faults) == ("ok", "rank", (note,))
+    assert "logprobs" not in server.asked[-1]
+
+
+def test_a_server_that_refuses_nothing_has_no_notes(build: Build) -> None:
+    assert [build(chat, dialect="auto")[1].notes for chat in (plain, free_or_schema)] == [(), ()]
+    assert build(plain, dialect="vllm")[1].notes == ()
+    # A plain server has no label probabilities to refuse.
+    refusal = Reply({"error": {"message": "unknown field logprobs"}}, 400)
+    assert build(lambda body: refusal if "logprobs" in body else plain(body), dialect="auto")[1].notes == ()
+
+
 def test_a_temperature_that_was_asked_for_is_not_dropped(build: Build) -> None:
     refusal = Reply({"error": {"message": "temperature must be in [0, 2]", "param": "temperature"}}, 400)
     server, engine = build(lambda body: refusal if "temperature" in body else plain(body))
@@ -398,11 +472,14 @@ class Letters:
                     }
                 ]
             }
-        token = allowed[-1] if allowed else ord("?")
+        return self.names(body, chr(allowed[-1]) if allowed else "?")
+
+    def names(self, body: Body, label: str) -> Body:
+        token = ord(label)
         told = body.get("logprob_token_ids") if "ids" in self.knows else None
         top = {f"token_id:{token}": -1.0} | {f"token_id:{other}": -1.0 for other in told or ()}
         logprobs = {"tokens": [f"token_id:{token}"], "top_logprobs": [top]} if "logprobs" in body else None
-        return {"choices": [{"text": chr(token), "finish_reason": "length", "logprobs": logprobs}]}
+        return {"choices": [{"text": label, "finish_reason": "length", "logprobs": logprobs}]}
 
 
 def letters(serve: Callable[..., FakeServer], model: Letters) -> OpenAIEngine:
@@ -435,6 +512,24 @@ def test_a_template_that_opens_the_thinking_is_not_opened_twice(serve: Callable[
     assert model.prompts[-2].endswith("assistant:<think>")
     assert model.prompts[-1].endswith("assistant:<think>Hm.</think>\n<answer>[")
     assert completion.thinking == "Hm."
+
+
+def test_tokens_of_old_prompts_are_forgotten(build: Build) -> None:
+    server, engine = build(plain, dialect="vllm")
+    tokenize, asked = server.paths["tokenize"], list[str]()
+
+    def counting(body: Body) -> Any:
+        asked.append(body["messages"][0]["content"][0])
+        return tokenize(body)
+
+    server.paths["tokenize"] = counting
+    prompts = [[{"role": "user", "content": letter * 2**17}] for letter in "ABCDE"]
+    for prompt in (*prompts[:3], prompts[0], *prompts[3:]):
+        assert engine.count_tokens(prompt) > 2**17
+    assert "".join(asked) == "ABCDE"  # the second time, A is remembered
+    engine.count_tokens(prompts[-1])
+    engine.count_tokens(prompts[1])
+    assert "".join(asked) == "ABCDEB"  # half a million tokens later, B is not
 
 
 # Faults
@@ -512,13 +607,18 @@ def test_a_client_of_ones_own_lends_its_settings(serve: Callable[..., FakeServer
         client.close()
 
 
-def test_the_key_is_never_told(build: Build, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("options", [{"api_key": KEY}, {}], ids=["argument", "environment"])
+def test_the_key_is_sent_and_never_told(
+    build: Build, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
     caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("OPENAI_API_KEY", "another" if options else KEY)
     statuses = iter([401, 403, 404, 400, 429, 500])
-    _, engine = build(
-        lambda body: Reply({"error": {"message": f"bad key {KEY} for you", "code": KEY}}, next(statuses)), api_key=KEY
+    server, engine = build(
+        lambda body: Reply({"error": {"message": f"bad key {KEY} for you", "code": KEY}}, next(statuses)), **options
     )
     completions = [one(engine) for _ in range(6)]
+    assert {sent["authorization"] for sent in server.headers} == {f"Bearer {KEY}"}
     told = "".join(map(repr, completions)) + "".join(str(completion.error) for completion in completions)
     assert all(completion.error is not None for completion in completions)
     assert "OPENAI_API_KEY" in str(completions[0].error)
@@ -538,12 +638,17 @@ def test_a_password_in_the_address_is_never_told(serve: Callable[..., FakeServer
 
 
 def test_a_server_that_recovers_is_asked_again(build: Build) -> None:
-    replies = iter([Reply({"error": {"message": "oops"}}, 500), Reply({}, 429, {"Retry-After": "0.05"})])
-    server, engine = build(lambda body: next(replies, plain(body)), max_retries=2)
+    lost = Reply(b"{", headers={"Content-Length": "500", "Connection": "close"})
+    replies = iter([Reply({"error": {"message": "oops"}}, 500), Reply({}, 429, {"Retry-After": "0.05"}), lost])
+    server, engine = build(lambda body: next(replies, plain(body)), max_retries=3)
     assert one(engine).text == "<answer>[B]</answer>"
-    assert len(server.asked) == 3
+    assert len(server.asked) == 4
 
 
+BOTH = pytest.mark.parametrize("dialect", ["plain", "vllm"])
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
@@ -556,17 +661,17 @@ def test_a_server_that_recovers_is_asked_again(build: Build) -> None:
         (Reply([1]), "no JSON object"),
         (Reply(b"{}", headers={"Content-Length": "500"}), "cannot be reached or broke off"),
         (Reply({"choices": []}), "without choices"),
-        (Reply({"choices": [{"message": None}]}), "without a message"),
+        (Reply({"choices": [{"message": None}]}), "without a message|did not keep to the allowed tokens"),
         (
             Reply({"choices": [{"finish_reason": "content_filter", "message": {"content": None}}]}),
             "content filter",
         ),
     ],
 )
-def test_a_failed_request_says_what_to_do(build: Build, reply: Reply, words: str) -> None:
+def test_a_failed_request_says_what_to_do(build: Build, reply: Reply, words: str, dialect: str) -> None:
     if "Content-Length" in reply.headers:
         reply = replace(reply, headers=reply.headers | {"Connection": "close"})
-    _, engine = build(lambda body: reply)
+    _, engine = build(lambda body: reply, dialect=dialect)
     completion = one(engine)
     assert isinstance(completion.error, EngineError)
     assert re.search(words, str(completion.error))
@@ -575,6 +680,26 @@ def test_a_failed_request_says_what_to_do(build: Build, reply: Reply, words: str
 
 
 @pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply({"error": {"message": "on fire"}}, 500), "failed.*on fire"),
+        (Reply(b'{"tokens": [1, 2'), "broken JSON"),
+        (Reply({}), "/tokenize answered without tokens"),
+        (HANG, r"within 0\.5 s"),
+    ],
+)
+def test_vllm_that_does_not_tell_tokens_any_more(build: Build, reply: Reply, words: str) -> None:
+    server, engine = build(plain, dialect="vllm", timeout=0.5)
+    reranker = R1Reranker(engine, thinking=0)
+    server.paths["tokenize"] = lambda body: reply
+    assert re.search(words, str(one(engine).error))
+    assert engine.count_tokens(request().messages) > 0  # an estimate
+    result = reranker.rerank("q", DOCUMENTS)
+    assert (result.status, len(result)) == ("fallback", 4)
+
+
+@BOTH
+@pytest.mark.parametrize(
     "error",
     [
         {"message": "This model's maximum context length is 10 tokens.", "code": "context_length_exceeded"},
@@ -582,8 +707,8 @@ def test_a_failed_request_says_what_to_do(build: Build, reply: Reply, words: str
         {"message": "prompt is too long: 99 tokens"},
     ],
 )
-def test_a_prompt_that_is_too_long(build: Build, error: Body) -> None:
-    _, engine = build(lambda body: Reply({"error": error}, 400))
+def test_a_prompt_that_is_too_long(build: Build, error: Body, dialect: str) -> None:
+    _, engine = build(lambda body: Reply({"error": error}, 400), dialect=dialect)
     assert isinstance(one(engine).error, ContextOverflowError)
 
 
@@ -605,15 +730,18 @@ def test_answers_that_are_none_are_data(build: Build, reply: Body, status: str) 
     assert sorted(hit.index for hit in result) == [0, 1, 2]
 
 
-def test_a_server_that_dies_in_mid_run_leaves_a_partial_ranking(build: Build) -> None:
+@BOTH
+def test_a_server_that_dies_in_mid_run_leaves_a_partial_ranking(build: Build, dialect: str) -> None:
+    model = Letters(knows={"allowed", "ids"})
+
     def chat(body: Body) -> Any:
         # Gone with the third answer: the socket that listens, and the connection.
         if len(server.asked) > 2:
             threading.Thread(target=server.close).start()
             return HANG
-        return plain(body)
+        return plain(body) if "messages" in body else model.names(body, "B")
 
-    server, engine = build(chat)
+    server, engine = build(chat, dialect=dialect)
     result = R1Reranker(engine, thinking=0).rerank("q", DOCUMENTS)
     assert result.status == "partial"
     assert [hit.index for hit in result] == [0, 3, 2, 1]
@@ -621,13 +749,15 @@ def test_a_server_that_dies_in_mid_run_leaves_a_partial_ranking(build: Build) ->
     assert len(result.steps) == 2
 
 
-def test_a_server_that_hangs(build: Build) -> None:
-    _, engine = build(lambda body: HANG, timeout=0.2)
-    assert "within 0.2 s in 1 tries: raise timeout" in str(one(engine).error)
+@BOTH
+def test_a_server_that_hangs(build: Build, dialect: str) -> None:
+    _, engine = build(lambda body: HANG, timeout=0.5, dialect=dialect)
+    assert "within 0.5 s in 1 tries: raise timeout" in str(one(engine).error)
 
 
-def test_a_request_ends_at_its_deadline_and_closes_its_connection(build: Build) -> None:
-    server, engine = build(lambda body: HANG)
+@BOTH
+def test_a_request_ends_at_its_deadline_and_closes_its_connection(build: Build, dialect: str) -> None:
+    server, engine = build(lambda body: HANG, dialect=dialect)
     assert isinstance(one(engine, timeout=0.2).error, DeadlineError)
     assert server.dropped.wait(5)
 
@@ -639,7 +769,10 @@ def test_a_request_ends_at_its_deadline_and_closes_its_connection(build: Build) 
             st.lists(inner, max_size=3)
             | st.dictionaries(
                 st.sampled_from(
-                    ["choices", "message", "content", "usage", "answer", "logprobs", "prompt_tokens_details", "top"]
+                    [
+                        *("choices", "message", "content", "usage", "answer", "logprobs", "prompt_tokens_details"),
+                        *("tokens", "top_logprobs", "token_id:65"),
+                    ]
                 ),
                 inner,
                 max_size=4,
@@ -654,17 +787,20 @@ def test_no_reply_whatever_raises(
     hypothesis_engine: tuple[FakeServer, OpenAIEngine], reply: Any, wrapped: bool
 ) -> None:
     server, engine = hypothesis_engine
-    whole = {"choices": [{"message": reply, "logprobs": reply}], "usage": reply} if wrapped else reply
-    server.chat = lambda body: Reply(whole)
+    choice = {"message": reply, "text": reply, "token_ids": reply, "logprobs": reply}
+    whole = {"choices": [choice], "usage": reply} if wrapped else reply
+    server.chat = server.paths["completions"] = lambda body: Reply(whole)
     completion = one(engine, thinking_budget=5)
     assert isinstance(completion.text, str)
     assert completion.error is None or type(completion.error) is EngineError
+    assert "Error: " not in str(completion.error)  # nor is it a mistake of ours, caught
 
 
-@pytest.fixture(scope="module")
-def hypothesis_engine() -> Iterator[tuple[FakeServer, OpenAIEngine]]:
-    server = FakeServer(plain)
-    engine = OpenAIEngine("m", base_url=server.base_url, dialect="structured", max_retries=0)
+@pytest.fixture(scope="module", params=["structured", "vllm"])
+def hypothesis_engine(request: pytest.FixtureRequest) -> Iterator[tuple[FakeServer, OpenAIEngine]]:
+    model = Letters(knows={"allowed", "ids"})
+    server = FakeServer(plain, tokenize=model.tokenize, detokenize=model.detokenize, completions=model.completions)
+    engine = OpenAIEngine("m", base_url=server.base_url, dialect=request.param, max_retries=0)
     yield server, engine
     engine.close()
     server.close()

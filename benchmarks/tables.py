@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 FOLDER = Path(__file__).parent
+Out = Annotated[Path, typer.Option(help="Folder of the plot.")]
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -18,6 +22,48 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a run should reach.
+
+    Args:
+        what: What is measured.
+        measured: The figure.
+        bound: What it should be at most.
+        at_least: The bound is from below.
+        unit: Of both numbers.
+    """
+
+    what: str
+    measured: float
+    bound: float
+    at_least: bool = False
+    unit: str = " x"
+
+    @property
+    def met(self) -> bool:
+        """Whether it is reached."""
+        return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+
+def print_targets(targets: Sequence[Target]) -> None:
+    """Prints which targets the run met."""
+    if targets:
+        print()
+        print_table(
+            ["target", "", "measured", "met"],
+            (
+                (
+                    target.what,
+                    f"{'at least' if target.at_least else 'at most'} {target.bound:g}{target.unit}",
+                    f"{target.measured:.2f}{target.unit}",
+                    "yes" if target.met else "no",
+                )
+                for target in targets
+            ),
+        )
 
 
 def caption(*packages: str) -> str:
@@ -29,7 +75,9 @@ def caption(*packages: str) -> str:
             versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    return f"`{command}` — {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, " + (
+    # A process may be kept to some of the cores.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"`{command}` — {cores} cores ({platform.machine()}), Python {platform.python_version()}, " + (
         ", ".join(versions)
     )
 
@@ -47,8 +95,20 @@ def figure(title: str, x: str, y: str) -> tuple[Any, Any]:
     return drawing, axes
 
 
-def save(drawing: Any, name: str) -> Path:
-    """Writes a plot as PNG beside the benchmarks."""
-    path = FOLDER / f"{name}.png"
+def bars(title: str, y: str, values: Mapping[str, float]) -> tuple[Any, Any]:
+    """A plot with a bar for each name."""
+    drawing, axes = figure(title, "", y)
+    axes.set(xscale="linear", yscale="linear")
+    axes.bar_label(axes.bar(list(values), list(values.values()), 0.6, zorder=2), fmt="{:,.1f}", fontsize=8)
+    return drawing, axes
+
+
+def save(drawing: Any, name: str, folder: Path, note: str) -> Path:
+    """Writes a plot as PNG, with its caption below."""
+    from matplotlib import pyplot as plt
+
+    drawing.supxlabel(note.replace(" — ", "\n"), fontsize=6)
+    path = folder / f"{name}.png"
     drawing.savefig(path, dpi=130)
+    plt.close(drawing)
     return path

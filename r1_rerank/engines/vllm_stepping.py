@@ -97,6 +97,9 @@ class StepRunner:
             try:
                 answering = self._open(request)
                 call = next(answering)
+            except StopIteration as stop:  # one label alone is no question
+                _settle(future, stop.value)
+                continue
             except Exception as error:
                 _settle(future, failed(error))
                 continue

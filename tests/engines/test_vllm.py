@@ -102,6 +102,11 @@ def test_an_answer_is_a_live_label_and_the_whole_distribution_over_the_live_ones
     assert fewer["Q"] - fewer["a"] == pytest.approx(logprobs["Q"] - logprobs["a"], abs=1e-3)
 
 
+def test_one_label_alone_is_no_question(vllm_engine: VLLMEngine) -> None:
+    completion = answer(vllm_engine, ask("name a letter", ("Q",)))
+    assert (completion.text, completion.usage.generated) == ("<answer>[Q]</answer>", 0)
+
+
 def test_all_52_labels_can_be_live(vllm_engine: VLLMEngine) -> None:
     from r1_rerank.strategies import ALPHABET
 

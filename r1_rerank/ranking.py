@@ -84,6 +84,7 @@ class Ranking:
         self._template = options.templates[task.name]
         self._constrains = options.constrain and "constrain" in engine.capabilities
         self._exact = self._constrains and "logprobs" in engine.capabilities
+        self._reuses = "reuse" in engine.capabilities
         self._session = next(_numbers)
         self._steps: list[Step] = []
         self._faults: list[Fault] = []
@@ -146,6 +147,8 @@ class Ranking:
         usage = replace(completion.usage, calls=max(1, completion.usage.calls))
         self._usage += usage
         self._ledger.spent += usage
+        if window.removed and not usage.prompt_reused:
+            self._reuses = False  # the engine had no room to keep the conversation
         number = len(self._steps) + 1
         if isinstance(completion.error, DeadlineError) and self._ledger.budget.seconds is not None:
             self._stop("budget", self._ledger.budget.deadline_passed(), number)
@@ -256,9 +259,16 @@ class Ranking:
             max_answer_tokens=ANSWER_TOKENS_PER_LABEL * (pick + 1),
             temperature=options.temperature,
             seed=self._seed(),
-            session=f"{self._session}/{window.number}",
+            session=self._conversation(window),
             timeout=self._ledger.seconds_left(),
         )
+
+    def _conversation(self, window: Window) -> str:
+        """What names the requests that go on from each other: a new window takes the place of the last one.
+
+        Not in a pool, which stands before the query: there the next query begins with the same windows.
+        """
+        return f"{self._session}/{window.number if self._task.name == 'routing' else 0}"
 
     def _seed(self) -> int | None:
         """Another seed for each step of each pass, the same for the same step of the same pass."""
@@ -277,8 +287,12 @@ class Ranking:
         """Upper bound of what a call computes: prompt beyond the conversation so far, thinking and answer."""
         total = self._engine.count_tokens(request.messages)
         window = self._window
-        if window is not None and window.removed and "reuse" in self._engine.capabilities:
-            total = TURN_TOKENS + ANSWER_TOKENS_PER_LABEL * len(window.removed[-1])
+        if window is not None and window.removed:
+            known_tokens = getattr(self._engine, "known_tokens", None)
+            if known_tokens is not None:
+                total -= known_tokens(request)
+            elif self._reuses:
+                total = TURN_TOKENS + ANSWER_TOKENS_PER_LABEL * len(window.removed[-1])
         return total + request.thinking_budget + ANSWER_TOKENS_PER_LABEL * (request.pick + 1)
 
     def _advance(self, answer: Answer | None) -> None:

@@ -32,7 +32,8 @@ class GenerationRequest:
         max_answer_tokens: Limit for an answer that is not constrained.
         temperature: 0 is greedy.
         seed: For sampling; the same seed gives the same answer whatever stands in the same batch.
-        session: Requests of one conversation carry the same name, so that an engine can keep its cache.
+        session: Requests of one conversation carry the same name, so that an engine can keep its cache; the next
+            window of a ranking carries it on.
         timeout: Seconds after which the answer is of no use: the engine then gives up with a `DeadlineError`.
     """
 
@@ -92,13 +93,14 @@ class Probe:
 class Engine(Protocol):
     """Runs a model. Write your own with these members; `ScriptedEngine` is the shortest example.
 
-    Five more are used where an engine has them: `notes`, faults that every result is to tell, such as what a server
+    Six more are used where an engine has them: `notes`, faults that every result is to tell, such as what a server
     refuses; `batch_size`, how many requests it runs together (a driver keeps that many queries under way; else 8);
-    `context_tokens`, the longest prompt and answer together (else without limit); `probe(turns, alphabet, thinking)
-    -> Probe`, asked once with a conversation after one, two and three steps (else everything is possible); and
-    `submit(request) -> Future[Completion]`, which engines have that schedule requests by themselves, so that queries
-    need not wait for each other (else they advance in step, a `generate` for each round). Cancelling the future
-    leaves nothing of the request behind.
+    `context_tokens`, the longest prompt and answer together (else without limit); `known_tokens(request) -> int`,
+    prompt tokens that would not be computed now (else a budget of tokens trusts that steps reuse what was there);
+    `probe(turns, alphabet, thinking) -> Probe`, asked once with a conversation after one, two and three steps (else
+    everything is possible); and `submit(request) -> Future[Completion]`, which engines have that schedule requests by
+    themselves, so that queries need not wait for each other (else they advance in step, a `generate` for each round).
+    Cancelling the future leaves nothing of the request behind.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from ..errors import EngineError
 from ..prompts import ANSWER_CLOSE, THINK_CLOSE, close_thinking, render_answer
 from .base import Completion, GenerationRequest
 from .kv_cache import Batch, Prefix
+from .queueing import Deadline
 from .tokenization import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Job:
     Args:
         request: What was asked.
         tokens: Its prompt.
-        cancelled: Tells whether anybody still waits for the answer.
+        deadline: Until when the answer is of use.
         generator: For sampling; None is greedy.
         prefix: What a cache knew of the prompt.
         extra: Tokens of a prefix, shared with others, that were computed in this request's name.
@@ -44,11 +45,12 @@ class Job:
         labels: Labels picked.
         logprobs: See `Completion.label_logprobs`.
         finish_reason: See `Completion`.
+        given_up: The answer was no longer of use before it was complete.
     """
 
     request: GenerationRequest
     tokens: list[int]
-    cancelled: Callable[[], bool]
+    deadline: Deadline
     generator: torch.Generator | None = None
     prefix: Prefix | None = None
     extra: int = 0
@@ -59,6 +61,7 @@ class Job:
     labels: list[str] = field(default_factory=list)
     logprobs: dict[str, float] = field(default_factory=dict)
     finish_reason: str = "stop"
+    given_up: bool = False
 
     @property
     def known(self) -> int:
@@ -92,7 +95,7 @@ class Job:
 def run(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
     """Computes the prompts and lets every row write its thinking and its answer."""
     for start in range(0, max(job.to_compute for job in jobs), PIECE):
-        _check_cancelled(jobs)
+        _give_up(jobs, range(len(jobs)))
         pieces = [job.tokens[job.known :][start : start + PIECE] for job in jobs]
         batch.feed(pieces)
         for job, piece in zip(jobs, pieces, strict=True):
@@ -106,8 +109,11 @@ def run(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
         _write(batch, jobs, [job.answer for job in jobs], limits, ANSWER_CLOSE, tokenizer)
 
 
-def _check_cancelled(jobs: Sequence[Job]) -> None:
-    if all(job.cancelled() for job in jobs):
+def _give_up(jobs: Sequence[Job], unfinished: Iterable[int]) -> None:
+    """Marks the unfinished rows for which nobody waits any more; ends the batch where that is all of it."""
+    for row in unfinished:
+        jobs[row].given_up = jobs[row].given_up or jobs[row].deadline.passed()
+    if all(job.given_up for job in jobs):
         raise CancelledError
 
 
@@ -141,7 +147,7 @@ def _write(
         For each row the tokens that were sampled but not yet fed.
     """
     pending: list[list[int]] = [[] for _ in jobs]
-    active = {row for row, limit in enumerate(limits) if limit > 0}
+    active = {row for row, limit in enumerate(limits) if limit > 0 and not jobs[row].given_up}
     while active:
         for row in sorted(active):
             tokens = written[row]
@@ -149,7 +155,10 @@ def _write(
             tokens.append(token)
             ended = token in tokenizer.stops
             pending[row] = [] if ended else [token]
-            if ended or jobs[row].cancelled() or stop in tokenizer.decode(tokens[-_TAIL:]):
+            if ended or stop in tokenizer.decode(tokens[-_TAIL:]):
+                active.discard(row)
+            elif jobs[row].deadline.passed():
+                jobs[row].given_up = True
                 active.discard(row)
             elif len(tokens) >= limits[row]:
                 jobs[row].finish_reason = "length"
@@ -167,7 +176,8 @@ def _pick(batch: Batch, jobs: Sequence[Job], tokenizer: ChatTokenizer) -> None:
 
     left = {row: list(job.request.labels) for row, job in enumerate(jobs) if job.request.labels is not None}
     while left:
-        _check_cancelled(jobs)
+        _give_up(jobs, left)
+        left = {row: live for row, live in left.items() if not jobs[row].given_up}
         rows: list[list[int]] = [[] for _ in jobs]
         for row, live in list(left.items()):
             job = jobs[row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -52,42 +53,60 @@ class Prefix:
 
 
 class PrefixCache:
-    """The prefixes of recent sessions, up to a number of bytes; the least recently used goes first."""
+    """The prefixes of recent sessions, up to a number of bytes; the least recently used goes first.
+
+    Safe to share between threads.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[str, Prefix] = OrderedDict()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def find(self, session: str | None, tokens: list[int]) -> Prefix | None:
         """The longest known prefix of a prompt, its last token left out so that there is something to compute."""
-        best, best_length, best_name = None, 0, ""
-        for name, entry in self._entries.items():
-            length = min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
-            if length > best_length and (name == session or length >= MIN_SHARED):
-                best, best_length, best_name = entry, length, name
-        if best is None:
-            return None
-        self._entries.move_to_end(best_name)
-        return best.cut(best_length)
+        with self._lock:
+            best, best_length = None, 0
+            if session is not None and session in self._entries:  # nearly always the best: the others then fall fast
+                best, best_length = session, self._shared(session, tokens)
+            for name in self._entries:
+                length = self._shared(name, tokens, more_than=max(best_length, MIN_SHARED - 1))
+                if length > best_length:
+                    best, best_length = name, length
+            if best is None or not best_length:
+                return None
+            self._entries.move_to_end(best)
+            return self._entries[best].cut(best_length)
 
     def store(self, session: str, prefix: Prefix) -> None:
         """Keeps a prefix under a session's name in place of what it had."""
-        self._drop(session)
-        if prefix.nbytes > self.max_bytes:
-            return
-        self._entries[session] = prefix
-        self._bytes += prefix.nbytes
-        while self._bytes > self.max_bytes:
-            self._drop(next(iter(self._entries)))
+        with self._lock:
+            self._drop(session)
+            if prefix.nbytes > self.max_bytes:
+                return
+            while self._bytes + prefix.nbytes > self.max_bytes:
+                self._drop(next(iter(self._entries)))
+            self._entries[session] = prefix
+            self._bytes += prefix.nbytes
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._entries.clear()
-        self._bytes = 0
+        with self._lock:
+            self._entries.clear()
+            self._bytes = 0
+
+    def _shared(self, name: str, tokens: list[int], more_than: int = 0) -> int:
+        """Tokens that a prompt, its last one left out, shares with an entry; 0 where they are not more than that."""
+        known = self._entries[name].tokens
+        # One token tells most entries apart that cannot be it.
+        if min(len(known), len(tokens) - 1) <= more_than or known[more_than] != tokens[more_than]:
+            return 0
+        length = min(common_prefix(known, tokens), len(tokens) - 1)
+        return length if length > more_than else 0
 
     def _drop(self, session: str) -> None:
         entry = self._entries.pop(session, None)
@@ -171,6 +190,7 @@ class Batch:
         self._model = model
         self._device = model.device
         self._head = head
+        self._prefixes = prefixes
         lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
         width = max(lengths)
         self._mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths], dtype=torch.long)
@@ -216,20 +236,21 @@ class Batch:
 
     def layers(self, row: int, length: int) -> list[Span]:
         """Keys and values of the first `length` real tokens of a row."""
-        from .growing import Buffer, Span
+        from .growing import GrowingLayer
 
         spans = [layer.span() for layer in self._cache.layers]
         if len(self._mask) == 1 and bool(self._mask[0, :length].all()):
             return [span.cut(length) for span in spans]  # the row goes on in the same memory
-        real = self._mask[row].nonzero().squeeze(1)[:length]
-        copies = []
-        for span in spans:
-            # A copy: a view would keep the whole batch alive.
-            keys, values = span.keys[row : row + 1, :, real], span.values[row : row + 1, :, real]
-            buffer = Buffer.with_room(keys, values, length)
-            buffer.append(keys, values)
-            copies.append(Span(buffer, length))
-        return copies
+        prefix = self._prefixes[row]
+        known = len(prefix.tokens) if prefix else 0
+        real = self._mask[row].nonzero().squeeze(1)[known:length]
+        layers = []
+        for number, span in enumerate(spans):
+            # Behind the row's own prefix, where there is room; a view of the batch would keep all of it alive.
+            layer = GrowingLayer(prefix.layers[number] if prefix else None)
+            layer.update(span.keys[row : row + 1, :, real], span.values[row : row + 1, :, real])
+            layers.append(layer.span())
+        return layers
 
 
 def is_croppable(model: Any) -> bool:

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from .background import within
 from .base import Completion, GenerationRequest
 
-Generate = Callable[[Sequence[GenerationRequest], Sequence[Callable[[], bool]]], list[Completion]]
-"""Answers requests; the second argument tells for each of them whether it was cancelled."""
+
+class Deadline:
+    """Until when an answer is of use. Its clock starts when it is made, so make it when the request arrives.
+
+    Args:
+        request: What is asked.
+    """
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._end = math.inf if request.timeout is None else time.monotonic() + request.timeout
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self._end = -math.inf
+
+    def passed(self) -> bool:
+        """The answer would come too late."""
+        return time.monotonic() >= self._end
+
+    def left(self) -> float:
+        """Seconds, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+
+Generate = Callable[[Sequence[GenerationRequest], Sequence[Deadline]], list[Completion]]
+"""Answers requests, each of which is given up at its deadline."""
 
 
 @dataclass
 class _Waiting:
     request: GenerationRequest
+    deadline: Deadline
     future: Future[Completion] = field(default_factory=Future)
-    cancelled: threading.Event = field(default_factory=threading.Event)
 
 
 class RequestQueue:
@@ -37,19 +63,25 @@ class RequestQueue:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="r1-rerank")
 
     async def answer(self, request: GenerationRequest) -> Completion:
-        """Waits for the answer; cancelling takes the request from the queue, or tells the batch that it runs in."""
-        entry = _Waiting(request)
+        """Waits for the answer, at most until its deadline.
+
+        Cancelling takes the request from the queue, or tells the batch that it runs in; so does the deadline.
+        """
+        entry = _Waiting(request, Deadline(request))
         self._waiting.append(entry)
         self._worker.submit(self._drain)
-        try:
-            return await asyncio.wrap_future(entry.future)
-        except asyncio.CancelledError:
-            entry.cancelled.set()
-            raise
+        return await within(request, self._answer(entry))
 
     def close(self) -> None:
         """Lets the worker end once the queue is empty."""
         self._worker.shutdown(wait=False)
+
+    async def _answer(self, entry: _Waiting) -> Completion:
+        try:
+            return await asyncio.wrap_future(entry.future)
+        except asyncio.CancelledError:
+            entry.deadline.cancel()
+            raise
 
     def _drain(self) -> None:
         batch: list[_Waiting] = []
@@ -60,9 +92,7 @@ class RequestQueue:
         if not batch:
             return
         try:
-            completions = self._generate(
-                [entry.request for entry in batch], [entry.cancelled.is_set for entry in batch]
-            )
+            completions = self._generate([entry.request for entry in batch], [entry.deadline for entry in batch])
         except BaseException as error:
             for entry in batch:
                 entry.future.set_exception(error)

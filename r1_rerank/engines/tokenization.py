@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..errors import EngineError
@@ -22,6 +25,9 @@ from ..prompts import (
 from ..strategies import ALPHABET
 from .base import GenerationRequest, Probe, require_room
 
+_PARTS = 128
+"""Parts of recent prompts whose tokens are remembered: a step of a conversation then encodes its new turn only."""
+
 
 class ChatTokenizer:
     """Wraps a Hugging Face tokenizer.
@@ -34,6 +40,8 @@ class ChatTokenizer:
 
     def __init__(self, tokenizer: Any, end_tokens: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._cutting = re.compile("|".join(map(re.escape, _cutting_tokens(tokenizer))) or "(?!)")
+        self._encode_part = lru_cache(_PARTS)(self._encode_whole)
         self.stops = frozenset([*end_tokens, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])])
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         # Longest first: one control token may be part of another.
@@ -92,8 +100,14 @@ class ChatTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text; the chat template has written the special tokens already."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        cuts = [0, *(found.start() for found in self._cutting.finditer(text)), len(text)]
+        ids: list[int] = []
+        for start, end in itertools.pairwise(cuts):
+            ids.extend(self._encode_part(text[start:end]))
         return ids
+
+    def _encode_whole(self, text: str) -> array[int]:
+        return array("i", self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of what the model wrote, without the tokens that end its turn."""
@@ -120,3 +134,31 @@ class ChatTokenizer:
             append=all(later[: len(earlier)] == earlier for earlier, later in itertools.pairwise(prompts)),
             labels=tuple(label for label in alphabet if label in self.label_ids),
         )
+
+
+def _cutting_tokens(tokenizer: Any) -> list[str]:
+    """Tokens of the chat template before which a text can be cut: its tokens are those of its parts, in a row.
+
+    A fast tokenizer looks for its added tokens first, and encodes what stands between them apart. That does not hold
+    for tokens that look at what stands before them, nor where another token could reach across the cut.
+    """
+    if not getattr(tokenizer, "is_fast", False) or getattr(tokenizer, "split_special_tokens", False):
+        return []
+    added = list(tokenizer.added_tokens_decoder.values())
+    template = str(getattr(tokenizer, "chat_template", None))
+    looking_back = [str(token) for token in added if token.lstrip or token.single_word or token.normalized]
+    return [
+        text
+        for text, special in ((str(token), token.special) for token in added)
+        if special
+        and text in template
+        and not text[:1].isspace()
+        and not any(other.startswith(text) for other in looking_back)
+        and not any(_begins_inside(text, str(other)) for other in added)
+    ]
+
+
+def _begins_inside(token: str, other: str) -> bool:
+    """Whether a token can begin behind the first and before the last character of another one."""
+    rests = (other[start:] for start in range(1, len(other)))
+    return token[:1] in other[1:] and any(rest.startswith(token) or token.startswith(rest) for rest in rests)

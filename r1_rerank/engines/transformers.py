@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -24,13 +24,16 @@ from .base import Completion, GenerationRequest, Probe
 from .decoding import Job
 from .kv_cache import MIN_SHARED, Batch, LabelHead, Prefix, PrefixCache, common_prefix, is_croppable
 from .loading import choose_device, choose_dtype, load_model
-from .queueing import RequestQueue
+from .queueing import Deadline, RequestQueue
 from .tokenization import ChatTokenizer
 
 logger = logging.getLogger(__name__)
 
 _BUCKET = 1.25
 """Rows share a batch while the longest has at most this many times the tokens of the shortest to compute."""
+_KNOWN_BUCKET, _KNOWN_SLACK = 2.0, 512
+"""The same for tokens that a cache holds, and so many more: padding them only costs memory and its copying, while
+one more batch reads all weights once more."""
 
 
 class TransformersEngine:
@@ -118,7 +121,7 @@ class TransformersEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answers every request, in order; see `Engine.generate`."""
-        return self._generate(requests, [lambda: False] * len(requests))
+        return self._generate(requests, [Deadline(request) for request in requests])
 
     async def agenerate(self, request: GenerationRequest) -> Completion:
         """Answers one request; requests that arrive while a batch runs form the next one.
@@ -130,6 +133,13 @@ class TransformersEngine:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt, chat template included."""
         return len(self._chat.encode(self._chat.render(messages)))
+
+    def known_tokens(self, request: GenerationRequest) -> int:
+        """Tokens of a request's prompt that would not be computed, if it came now."""
+        thinking, constrain = request.thinking_budget > 0, request.labels is not None
+        tokens = self._chat.prompt(request.messages, thinking=thinking, constrain=constrain)
+        prefix = self._prefixes.find(request.session, tokens)
+        return len(prefix.tokens) if prefix else 0
 
     def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
         """Finds out what holds for this tokenizer and chat template."""
@@ -150,20 +160,31 @@ class TransformersEngine:
             self._prefixes.clear()
             del self.model, self._head
 
-    def _generate(
-        self, requests: Sequence[GenerationRequest], cancelled: Sequence[Callable[[], bool]]
-    ) -> list[Completion]:
+    def _generate(self, requests: Sequence[GenerationRequest], deadlines: Sequence[Deadline]) -> list[Completion]:
+        patience = max((deadline.left() for deadline in deadlines), default=0.0)
+        if not self._lock.acquire(timeout=min(patience, threading.TIMEOUT_MAX)):
+            return [_given_up(request) for request in requests]
+        try:
+            return self._generate_alone(requests, deadlines)
+        finally:
+            self._lock.release()
+
+    def _generate_alone(self, requests: Sequence[GenerationRequest], deadlines: Sequence[Deadline]) -> list[Completion]:
+        """Answers requests while no other thread does."""
         import torch
 
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             if self._closed:
                 return [_closed() for _ in requests]
             started = time.perf_counter()
             completions: dict[int, Completion] = {}
             jobs: dict[int, Job] = {}
-            for number, (request, is_cancelled) in enumerate(zip(requests, cancelled, strict=True)):
+            for number, (request, deadline) in enumerate(zip(requests, deadlines, strict=True)):
+                if deadline.passed():
+                    completions[number] = _given_up(request)
+                    continue
                 try:
-                    jobs[number] = self._job(request, _until(request.timeout, is_cancelled))
+                    jobs[number] = self._job(request, deadline)
                 except EngineError as error:
                     completions[number] = Completion(error=error)
                 except Exception as error:  # such as a chat template that refuses
@@ -178,9 +199,9 @@ class TransformersEngine:
             rest = max(0.0, time.perf_counter() - started - batches) / max(1, len(requests))
             return [_later(completions[number], rest) for number in range(len(requests))]
 
-    def _job(self, request: GenerationRequest, cancelled: Callable[[], bool]) -> Job:
+    def _job(self, request: GenerationRequest, deadline: Deadline) -> Job:
         tokens = self._chat.checked_prompt(request, self.context_tokens)
-        job = Job(request, tokens, cancelled)
+        job = Job(request, tokens, deadline)
         if not request.greedy:
             import torch
 
@@ -203,7 +224,9 @@ class TransformersEngine:
                 for other in jobs[:position]
             ]
             prefix = job.tokens[: max(lengths, default=0)]
-            if self._missing(prefix, job.request.session) >= MIN_SHARED and prefix not in shared:
+            if len(prefix) < MIN_SHARED or prefix in shared:
+                continue
+            if self._missing(prefix, job.request.session) >= MIN_SHARED:
                 shared.append(prefix)
         for prefix in sorted(shared, key=len):
             owner = next(job for job in jobs if job.tokens[: len(prefix)] == prefix)
@@ -233,17 +256,20 @@ class TransformersEngine:
             self._run(list(jobs.values()))
         except Exception as error:
             if isinstance(error, decoding.CancelledError):
-                return {number: Completion(error=_given_up(job.request, error)) for number, job in jobs.items()}
+                return {number: _given_up(job.request) for number, job in jobs.items()}
             if not _out_of_memory(error):
                 logger.exception("a batch of %d requests failed", len(jobs))
                 failure = EngineError(f"{type(error).__name__}: {error}")
                 return {number: Completion(error=failure) for number in jobs}
         else:
             seconds = (time.perf_counter() - started) / len(jobs)
-            return {number: job.completion(self._chat, seconds) for number, job in jobs.items()}
+            return {
+                number: _given_up(job.request) if job.given_up else job.completion(self._chat, seconds)
+                for number, job in jobs.items()
+            }
         # Outside of the except clause: the exception would keep the failed batch in memory.
         _empty_allocator(self.model.device)
-        fresh = {number: self._job(job.request, job.cancelled) for number, job in jobs.items()}
+        fresh = {number: self._job(job.request, job.deadline) for number, job in jobs.items()}
         if len(self._prefixes):
             logger.warning("out of memory: dropping %d cached prefixes", len(self._prefixes))
             self._prefixes.clear()
@@ -277,16 +303,11 @@ def _later(completion: Completion, seconds: float) -> Completion:
     return replace(completion, usage=usage)
 
 
-def _until(timeout: float | None, cancelled: Callable[[], bool]) -> Callable[[], bool]:
-    """Whether nobody needs an answer any more: it was cancelled, or takes too long. Thinking then ends at once."""
-    if timeout is None:
-        return cancelled
-    end = time.monotonic() + timeout
-    return lambda: cancelled() or time.monotonic() >= end
-
-
-def _given_up(request: GenerationRequest, error: EngineError) -> EngineError:
-    return error if request.timeout is None else DeadlineError(f"no answer within {request.timeout:g} s")
+def _given_up(request: GenerationRequest) -> Completion:
+    """For a request that was cancelled, or took too long."""
+    if request.timeout is None:
+        return Completion(error=decoding.CancelledError("the request was cancelled"))
+    return Completion(error=DeadlineError(f"no answer within {request.timeout:g} s"))
 
 
 def _closed() -> Completion:
@@ -296,14 +317,22 @@ def _closed() -> Completion:
 def _buckets(jobs: dict[int, Job], rows: int) -> list[list[int]]:
     """Groups requests of about equal length, so that little is spent on padding."""
     buckets: list[list[int]] = []
-    shortest = 0
-    for number in sorted(jobs, key=lambda number: jobs[number].to_compute):
-        length = jobs[number].to_compute
-        if not buckets or len(buckets[-1]) >= rows or length > _BUCKET * shortest + MIN_SHARED:
-            buckets.append([])
-            shortest = length
-        buckets[-1].append(number)
+    for number in sorted(jobs, key=lambda number: (jobs[number].to_compute, jobs[number].known)):
+        for bucket in buckets:
+            if len(bucket) < rows and _alike([jobs[other] for other in (*bucket, number)]):
+                bucket.append(number)
+                break
+        else:
+            buckets.append([number])
     return buckets
+
+
+def _alike(jobs: Sequence[Job]) -> bool:
+    to_compute, known = [job.to_compute for job in jobs], [job.known for job in jobs]
+    return (
+        max(to_compute) <= _BUCKET * min(to_compute) + MIN_SHARED
+        and max(known) <= _KNOWN_BUCKET * min(known) + _KNOWN_SLACK
+    )
 
 
 def _out_of_memory(error: Exception) -> bool:

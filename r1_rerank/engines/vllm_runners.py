@@ -162,7 +162,7 @@ class AsyncRunner:
 
     async def _play(self, request: GenerationRequest) -> Completion:
         answering = self._open(request)
-        reply = None
+        reply: Any = None
         while True:
             try:
                 call = answering.send(reply)

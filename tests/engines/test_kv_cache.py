@@ -1,0 +1,101 @@
+"""The cache of prefixes: finds the longest one that is known, and never holds more than it may."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1_rerank.engines.growing import Buffer, Span
+from r1_rerank.engines.kv_cache import MIN_SHARED, Prefix, PrefixCache
+
+
+def prefix(tokens: list[int]) -> Prefix:
+    """Tokens with keys and values in two layers."""
+    states = torch.zeros(1, 1, len(tokens), 2)
+    layers = []
+    for _ in range(2):
+        buffer = Buffer.with_room(states, states, len(tokens))
+        buffer.append(states, states)
+        layers.append(Span(buffer, len(tokens)))
+    return Prefix(tokens, layers)
+
+
+def shared(left: list[int], right: list[int]) -> int:
+    length = min(len(left), len(right))
+    return next((place for place in range(length) if left[place] != right[place]), length)
+
+
+# A trunk, a branch of it, and a length: prompts that agree for a while, and then do not.
+prompts = st.builds(
+    lambda agreed, branch, length: [0] * agreed + [branch] * length,
+    st.integers(0, 2 * MIN_SHARED),
+    st.integers(0, 2),
+    st.integers(2, MIN_SHARED),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), prompts), max_size=6), st.sampled_from([*"abcd", None]), prompts)
+def test_the_longest_known_prefix_is_found(
+    stored: list[tuple[str, list[int]]], session: str | None, tokens: list[int]
+) -> None:
+    cache = PrefixCache(2**30)
+    entries: dict[str, list[int]] = {}
+    for name, known in stored:
+        cache.store(name, prefix(known))
+        entries[name] = known
+    # The last token is left to be computed; of others' prompts only what is worth it is taken.
+    lengths = {name: min(shared(tokens, known), len(tokens) - 1) for name, known in entries.items()}
+    worth = [length for name, length in lengths.items() if name == session or length >= MIN_SHARED]
+    found = cache.find(session, tokens)
+    assert (found.tokens if found else []) == tokens[: max(worth, default=0)]
+    assert not found or {span.length for span in found.layers} == {len(found.tokens)}
+
+
+class Sliced(list[int]):
+    """Counts how much of it is compared."""
+
+    tokens = 0
+
+    def __getitem__(self, place):
+        if isinstance(place, slice):
+            Sliced.tokens += len(range(*place.indices(len(self))))
+        return super().__getitem__(place)
+
+
+def test_conversations_that_are_over_cost_nothing_to_pass_by() -> None:
+    """As with many queries over one pool: all begin alike, and none but the own one goes on alike."""
+    cache = PrefixCache(2**30)
+    for number in range(100):
+        cache.store(str(number), prefix(Sliced([0] * 200 + [number + 1] * 400)))
+    Sliced.tokens = 0
+    found = cache.find("7", [0] * 200 + [8] * 200 + [999, 999])
+    assert found is not None
+    assert len(found.tokens) == 400
+    assert Sliced.tokens <= 4 * 600
+
+
+class Watched(OrderedDict[str, Prefix]):
+    """Remembers the most bytes it ever held."""
+
+    peak = 0
+
+    def __setitem__(self, name: str, entry: Prefix) -> None:
+        super().__setitem__(name, entry)
+        buffers = {id(span.buffer): span.buffer for prefix in self.values() for span in prefix.layers}
+        self.peak = max(self.peak, sum(buffer.nbytes for buffer in buffers.values()))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 900)), max_size=20))
+def test_no_more_bytes_are_held_than_allowed_not_even_meanwhile(stored: list[tuple[str, int]]) -> None:
+    most = 3 * prefix([0] * 500).nbytes
+    cache = PrefixCache(most)
+    cache._entries = watched = Watched()
+    for name, length in stored:
+        entry = prefix([0] * length)
+        cache.store(name, entry)
+        assert (name in watched) == (entry.nbytes <= most)
+        assert cache._bytes == sum(entry.nbytes for entry in watched.values())
+    assert watched.peak <= most

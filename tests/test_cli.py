@@ -466,7 +466,14 @@ def test_a_reader_that_leaves_is_no_news() -> None:
 
 
 def test_ctrl_c_is_exit_code_130_without_a_word() -> None:
-    script = "from r1_rerank.cli import main; print('ready', flush=True); main()"
+    script = """if True:
+        import signal
+        from r1_rerank.cli import main
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin without it
+        print("ready", flush=True)
+        main()
+    """
     command = [sys.executable, "-c", script, "rerank", "-i", "-"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

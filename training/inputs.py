@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
+from ..evaluation.datasets.leaks import question_key
 from ..evaluation.registry import Builder, Spec
 from ..evaluation.rowsets import RowSet, choose
 from ..evaluation.systems import System
@@ -18,6 +19,10 @@ from .mining import EasyNegatives
 from .recipe import LabelStage, NegativesSettings, PolicyStage, Recipe, RowsSettings, Stage
 
 logger = logging.getLogger(__name__)
+
+
+_TRAINED = 3
+"""At most one question out of so many is held out, where the recipe names no rows for validation."""
 
 
 class Inputs:
@@ -43,7 +48,10 @@ class Inputs:
         data = self._recipe.data
         train = self._read("train", data.train, "train")
         if data.validation_limit and not data.validation:
-            train, held = hold_out(train, -(-data.validation_limit // len(train)), seed=data.seed)
+            # A few rows are needed more for training.
+            most = min(len({question_key(row) for row in source.rows}) for source in train) // _TRAINED
+            count = min(-(-data.validation_limit // len(train)), max(1, most))
+            train, held = hold_out(train, count, seed=data.seed)
         else:
             held = self._read("validation", data.validation, "dev") if data.validation_limit else ()
             check_apart(train, held)

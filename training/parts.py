@@ -58,18 +58,26 @@ class RankerSettings(Part):
 
         return {task: whole(task, template) for task, template in value.items()}
 
+    def wordings(self) -> tuple[PromptTemplate, ...]:
+        """The template of each task.
+
+        Raises:
+            TemplateError: One that cannot be used.
+        """
+        own: dict[TaskName, Any] = {task: self.templates.get(task, "builtin") for task in get_args(TaskName)}
+        return tuple(
+            PromptTemplate.builtin(task) if value == "builtin" else PromptTemplate.from_dict(value, source=task)
+            for task, value in own.items()
+        )
+
     def card(self, base: BaseModelCard, *, also: tuple[StrategyName, ...] = ()) -> RankerCard:
         """The ranker card of what is trained from this base, and in these strategies beside its own.
 
         Raises:
             InputError: Settings or templates that do not fit together.
         """
-        own: dict[TaskName, Any] = {task: self.templates.get(task, "builtin") for task in get_args(TaskName)}
         try:
-            wordings = [
-                PromptTemplate.builtin(task) if value == "builtin" else PromptTemplate.from_dict(value, source=task)
-                for task, value in own.items()
-            ]
+            wordings = self.wordings()
             closing = {template.candidate.count("{label}") > 1 for template in wordings}
             if len(closing) > 1:
                 told = ", ".join(f"{one.task}: {one.candidate.count('{label}') > 1}" for one in wordings)
@@ -138,7 +146,8 @@ class DataSettings(Part):
         folder: Where tasks are looked up by name; None: only files and folders are named.
         tasks: Only rows of these; None: all.
         train: Sources of training rows.
-        validation: Sources of held-out rows. None named: some queries of each training source are held out.
+        validation: Sources of held-out rows. None named: some queries of each training source are held out,
+            one in three at most.
         validation_limit: How many rows are ranked at a validation; 0: no validation.
         validation_phase: Cuts held-out rows as a phase cuts training rows, which costs less; None: whole rows.
         seed: Decides on rows, lists, orders and what is held out.

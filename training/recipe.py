@@ -168,12 +168,7 @@ class Recipe(Running):
             "absent": absent or self.data.absent,
         }
         if rows is not None:
-            usual = DataSettings.model_fields["validation_limit"].default
-            changes |= {
-                "train": (RowsSettings(rows=rows),),
-                "validation": (),
-                "validation_limit": self.data.validation_limit or usual,
-            }
+            changes |= {"train": (RowsSettings(rows=rows),), "validation": ()}
         data = self.data.model_copy(update=changes)
         wanted = set(data.tasks or get_args(TaskName))
         stages = []

@@ -66,8 +66,13 @@ class Training:
         mixed = self.recipe.precision == "mixed"
         return Validator(held, self.card, limit=data.validation_limit, seed=data.seed, mixed=mixed)
 
-    def check(self, model: Any, tokenizer: Any) -> tuple[int, ...]:
+    def check(self, model: Any, tokenizer: Any, *, done: int = 0) -> tuple[int, ...]:
         """Finds all that is wrong before the first step, and gives the tokens of each stage's longest prompt.
+
+        Args:
+            model: What is trained.
+            tokenizer: Its tokenizer.
+            done: So many stages are over, and their teachers have no more to say.
 
         Raises:
             InputError: Rows, phases, labels, answers, prompts, rewards, teachers or processes that cannot be used.
@@ -77,7 +82,8 @@ class Training:
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         longest = []
         for stage, mixture in zip(self.recipe.stages, self.inputs.mixtures, strict=True):
-            self.inputs.try_teacher(stage, mixture)
+            if len(longest) >= done:
+                self.inputs.try_teacher(stage, mixture)
             _check_stage(model, tokenizer, stage, mixture, self.questions)
             longest.append(check_lengths(stage, mixture, self.questions, tokenizer, context))
             alike = share_alike(stage, mixture, self.questions)
@@ -138,7 +144,7 @@ class Training:
         if len(results) < len(self.recipe.stages):
             start = self.start if not results else self.start.going_on(self._folder(len(results) - 1) / WEIGHTS)
             model, tokenizer = load_policy(start, self.recipe)
-            self.check(model, tokenizer)
+            self.check(model, tokenizer, done=len(results))
             if is_main():
                 write_settings(self.out, self.recipe, self.inputs)
             for number in range(len(results), len(self.recipe.stages)):

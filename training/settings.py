@@ -20,11 +20,17 @@ def portable(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": None})})
 
 
+def _as_run(recipe: Recipe) -> Recipe:
+    """A recipe with every word that the model is asked in: what is built in may be worded otherwise one day."""
+    templates = {template.task: template.to_dict() for template in recipe.ranker.wordings()}
+    return portable(recipe).model_copy(update={"ranker": recipe.ranker.model_copy(update={"templates": templates})})
+
+
 def write_settings(out: Path, recipe: Recipe, inputs: Inputs) -> None:
     """Writes recipe and data cards where they are not there yet."""
     out.mkdir(parents=True, exist_ok=True)
     if not (out / RECIPE).is_file():
-        write_whole(out / RECIPE, portable(recipe).to_yaml())
+        write_whole(out / RECIPE, _as_run(recipe).to_yaml())
     if not (out / DATA_CARD).is_file():
         write_whole(out / DATA_CARD, json.dumps(_cards(inputs), ensure_ascii=False, indent=2) + "\n")
 
@@ -39,7 +45,7 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
     if not path.is_file():
         return
     # Read as a recipe: one that was written before a setting was there has its default.
-    old, new = (portable(one).model_dump(mode="json") for one in (read_recipe(path), recipe))
+    old, new = (_as_run(one).model_dump(mode="json") for one in (read_recipe(path), recipe))
     if changed := sorted(differences(old, new)):
         raise InputError(
             "resume",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..training.run import Preview, Training
 
 DEFAULT = "embedded-cpu"
-"""The recipe that the embedded checkpoint was made with."""
+"""The recipe where none is named."""
 
 
 def _data(*flags: str, **settings: Any) -> Any:
@@ -75,7 +75,7 @@ def train(
             return
         if merge and recipe.lora is None:
             raise InputError("merge", "the recipe trains whole weights: there is no adapter to merge")
-        if push is not None:
+        if push is not None and is_main():  # who pushes
             check_publishing(push)
         results = training.run(resume=resume)
         if not is_main():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1_rerank.engines.growing import Buffer, Span
@@ -37,6 +37,7 @@ prompts = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), prompts), max_size=6), st.sampled_from([*"abcd", None]), prompts)
 def test_the_longest_known_prefix_is_found(
     stored: list[tuple[str, list[int]]], session: str | None, tokens: list[int]
@@ -88,6 +89,7 @@ class Watched(OrderedDict[str, Prefix]):
         self.peak = max(self.peak, sum(buffer.nbytes for buffer in buffers.values()))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(1, 900)), max_size=20))
 def test_no_more_bytes_are_held_than_allowed_not_even_meanwhile(stored: list[tuple[str, int]]) -> None:
     most = 3 * prefix([0] * 500).nbytes

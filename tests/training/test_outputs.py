@@ -21,7 +21,7 @@ from r1_rerank.rows import Candidate, Row, write_rows
 from r1_rerank.training.folder import WEIGHTS, StageResult, stage_folder
 from r1_rerank.training.logs import read_log
 from r1_rerank.training.model_card import model_card
-from r1_rerank.training.outputs import publish, write_merged, write_outputs
+from r1_rerank.training.outputs import check_publishing, publish, write_merged, write_outputs
 from r1_rerank.training.preflight import sample_rewards
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.recipe import Recipe
@@ -519,3 +519,13 @@ def _yaml(text: str) -> Any:
     import yaml
 
     return yaml.safe_load(text)
+
+
+def test_what_cannot_be_pushed_is_known_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    check_publishing("you/ranker")
+    with pytest.raises(CheckpointError, match="you/ran ker cannot be pushed: "):
+        check_publishing("you/ran ker")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)  # whoever runs this may be logged in
+    with pytest.raises(CheckpointError, match="no token; set HF_TOKEN, or log in"):
+        check_publishing("you/ranker")

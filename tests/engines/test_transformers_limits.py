@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1_rerank import Budget, Document, IRanker, R1Reranker, Routing, ScriptedEngine, Usage
+from r1_rerank import Budget, Document, IRanker, PromptTemplate, R1Reranker, Routing, ScriptedEngine, Usage
 from r1_rerank.engines import Completion, GenerationRequest, TransformersEngine
 from r1_rerank.engines.decoding import Job
 from r1_rerank.engines.kv_cache import Prefix
@@ -261,13 +261,17 @@ def test_a_step_that_failed_halfway_leaves_the_conversations_as_they_were(
 
 
 @pytest.mark.model
-def test_a_decision_over_a_known_pool_costs_its_query_and_30_tokens_a_further_step(engine: TransformersEngine) -> None:
+def test_a_decision_over_a_known_pool_costs_its_question_and_30_tokens_a_step(engine: TransformersEngine) -> None:
     fresh = sharing_weights(engine)
     pool = [Document(text, price=0.1 * 2**number) for number, text in enumerate(passages(10, seed=6, words=10))]
     reranker = R1Reranker(fresh, strategy=APPEND, thinking=0)
+    template = PromptTemplate.builtin("routing")
     empty = fresh.count_tokens([{"role": "user", "content": ""}])
     for query, known in (("what is a tide?", False), ("who wrote Hamlet, and when?", True)):
         usage = reranker.rerank(Routing(query, "cost"), pool).usage
         assert usage.calls == 9
-        limit = fresh.count_tokens([{"role": "user", "content": query}]) - empty + 30 * (usage.calls - 1)
+        question = template.layout.partition("{candidates}")[2].format(
+            query=query, objective=template.objectives["cost"], think="", ask=template.eliminate
+        )
+        limit = fresh.count_tokens([{"role": "user", "content": question}]) - empty + 30 * usage.calls
         assert (usage.prompt_computed <= limit) == known

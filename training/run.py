@@ -80,7 +80,7 @@ class Training:
         """
         check_answers(model, tokenizer, self.questions, self._examples())
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        longest = []
+        longest = list[int]()
         for stage, mixture in zip(self.recipe.stages, self.inputs.mixtures, strict=True):
             if len(longest) >= done:
                 self.inputs.try_teacher(stage, mixture)

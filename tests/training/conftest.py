@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,3 +213,24 @@ def first_steps() -> Any:
             self.begun.append(state.global_step)
 
     return FirstSteps()
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., None]:
+    """Runs two processes of a script or a module.
+
+    What they tell has to be in files: their lines run together on one stream.
+    """
+
+    def run(*arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    return run

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -419,7 +416,9 @@ train_policy(
 """
 
 
-def test_two_processes_train_as_one(make_tokenizer: Any, make_model: Any, make_row: Any, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(
+    make_tokenizer: Any, make_model: Any, make_row: Any, tmp_path: Path, launch: Any
+) -> None:
     tokenizer, stage = make_tokenizer(), stage_of(on_policy=True, examples=16, batch=4, learning_rate=5e-3)
     rows = [make_row(3 * number, candidates=3) for number in range(16)]
     model = make_model(tokenizer)
@@ -427,13 +426,7 @@ def test_two_processes_train_as_one(make_tokenizer: Any, make_model: Any, make_r
     script = tmp_path / "train.py"
     folder, tests = str(tmp_path / "two"), str(Path(__file__).parent)
     script.write_text(TWO_PROCESSES.format(tests=tests, stage=stage.model_dump_json(), folder=folder))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        timeout=300,
-    )
+    launch(str(script))
     one, two = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     # The same states, the same draws and, but for rounding, the same weights.
     assert [line["num_tokens"] for line in one] == [line["num_tokens"] for line in two]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,7 +242,9 @@ if os.environ["RANK"] == "0":
 """
 
 
-def test_two_processes_train_as_one(make_tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(
+    make_tokenizer: Any, make_model: Any, make_row: MakeRow, tmp_path: Path, launch: Any
+) -> None:
     """Also where one of them has three times as many sequences as the other."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -262,13 +261,7 @@ def test_two_processes_train_as_one(make_tokenizer: Any, make_model: Any, make_r
     )
     script, folder = tmp_path / "train.py", str(tmp_path / "two")
     script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent), folder=folder))
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)],
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        timeout=300,
-    )
+    launch(str(script))
     two = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in model.state_dict().items())
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,20 +212,9 @@ wait()
 """
 
 
-def launch(*arguments: str) -> None:
-    """Two processes. What they tell is in files: their lines run together on one stream."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_two_processes_run_a_recipe_and_go_on_with_it(make: Callable[..., Training], tmp_path: Path) -> None:
+def test_two_processes_run_a_recipe_and_go_on_with_it(
+    make: Callable[..., Training], tmp_path: Path, launch: Any
+) -> None:
     stages = [{**STAGE, "name": name, "validate_every": 1, "keep": "best"} for name in ("first", "second")]
     recipe = make(stages=stages).recipe
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
@@ -255,7 +241,7 @@ def test_a_start_that_failed_leaves_the_folder_free(make: Callable[..., Training
     assert training.run()[0].steps == 2
 
 
-def test_machines_that_share_no_folder_are_told(tmp_path: Path) -> None:
+def test_machines_that_share_no_folder_are_told(tmp_path: Path, launch: Any) -> None:
     (tmp_path / "script.py").write_text(APART)
     launch(str(tmp_path / "script.py"), str(tmp_path))
     (said,) = [file.read_text() for file in tmp_path.glob("*/told")]

@@ -85,7 +85,7 @@ def test_routed_queries_share_everything_before_the_query() -> None:
 def test_the_objective_is_worded() -> None:
     asked = {objective: prompt(Routing("2 + 2?", objective)) for objective in OBJECTIVES}
     assert len(set(asked.values())) == len(OBJECTIVES)
-    assert "its price first, then the quality of its answer" in asked["cost"]
+    assert "price first, then answer quality" in asked["cost"]
 
 
 @names

@@ -43,12 +43,13 @@ types: .venv/dev
 wheel: .venv/dev
 	$(BIN)/python -m pytest -m packaging
 
-# All on transformers, for hours. On vLLM: `make .venv-vllm/installed`, then all but the first with
-# `.venv-vllm/bin/python` and `--engine vllm`. The peers (`python benchmarks/peers.py`) have an environment of their own.
+# All on transformers, for hours. On vLLM: `make .venv-vllm/installed`, then all that take `--engine vllm` with
+# `.venv-vllm/bin/python`. The peers (`python benchmarks/peers.py`) have an environment of their own.
 benchmark: .venv/dev
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/routing_cost.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/batch_memory.py
 	$(BIN)/python benchmarks/long_list.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/cost.py --think 64

@@ -22,6 +22,8 @@ TOP = 10
 CHUNK = 50
 """The limit is passed in pieces: no context holds it whole."""
 LIMIT = f"bare passes over pieces of {CHUNK}"
+WIDE = IRanker(form="append", window=30, stride=20)
+"""Each window leaves as many as are wanted, so that most documents stand in one window only."""
 MOST_TOKENS = 2.5
 MOST_MIB = 4 * 1024
 
@@ -36,7 +38,8 @@ def main(
     kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
     ways: dict[str, tuple[Way, bool]] = {  # and whether prompts are cached
         LIMIT: (in_pieces, False),
-        "IRanker, append": (partial(ranked, strategy=IRanker(form="append"), thinking=0, top_k=TOP), True),
+        "IRanker, windows of 20": (partial(ranked, strategy=IRanker(form="append"), thinking=0, top_k=TOP), True),
+        "IRanker, windows of 30": (partial(ranked, strategy=WIDE, thinking=0, top_k=TOP), True),
         "DRanker": (partial(ranked, strategy="dranker", thinking=0, top_k=TOP), True),
     }
     costs = {}

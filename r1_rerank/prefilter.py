@@ -37,6 +37,8 @@ class Prefilter(Protocol):
         ...
 
 
+KEEP = 20
+"""So many documents go on to the ranker, if nothing else is said: a window of it."""
 BM25_PARAMETERS = {"k1": 1.5, "b": 0.75}
 
 
@@ -86,7 +88,7 @@ class BM25Prefilter:
         keep: How many documents go on to the ranker.
     """
 
-    keep: int = 20
+    keep: int = KEEP
     name: str = "bm25"
 
     def __post_init__(self) -> None:
@@ -113,7 +115,7 @@ class EmbeddingPrefilter:
     """
 
     def __init__(
-        self, model: str | PathLike[str] | SentenceTransformer, keep: int = 20, *, batch_size: int = 32
+        self, model: str | PathLike[str] | SentenceTransformer, keep: int = KEEP, *, batch_size: int = 32
     ) -> None:
         _check_keep(keep)
         try:

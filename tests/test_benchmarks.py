@@ -44,6 +44,7 @@ def benchmark() -> Iterator[Load]:
         pytest.param(
             "long_list", {"documents": 3, "words": 5}, "long-list-transformers", ["peak MiB above the weights"]
         ),
+        pytest.param("batch_memory", {"most": 2, "words": 5}, "batch-memory", ["x one list"]),
         pytest.param("routing_cost", {"queries": 3, "profiles": 3, "words": 5}, "routing-transformers", ["steps"]),
         pytest.param(
             "throughput",
@@ -214,6 +215,12 @@ def test_the_targets_of_a_long_list(benchmark: Load):
     }
     assert [target.met for target in made.targets(costs)] == [True, True, False, False]
     assert len(made.targets({name: cost(1, 100, 0, 0, 1.0) for name in costs})) == 2  # vLLM's memory tells nothing
+
+
+def test_memory_of_a_batch_may_grow_as_its_lists_do(benchmark: Load):
+    cost, made = benchmark("workloads").Cost, benchmark("batch_memory")
+    costs = {lists: cost(1, 1, 0, 1, 1.0, mib) for lists, mib in {1: 100.0, 2: 200.0, 4: 401.0}.items()}
+    assert [(target.bound, target.met) for target in made.targets(costs)] == [(2, True), (4, False)]
 
 
 def test_throughput_is_documents_over_time_and_the_rest_is_outside(benchmark: Load):

@@ -299,6 +299,17 @@ def test_the_weights_under_a_checkpoint_are_called_base_for_all_systems_or_one(b
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("first", ["bm25", "minilm"])
+def test_a_prefilter_hands_the_ranker_the_head_of_a_list(built: Path, tmp_path: Path, first: str) -> None:
+    system = f"iranker:prefilter={first},keep=2,name=head"
+    fine(built, "-s", system, "--limit", "1", "--task", "passage-5", "--no-baselines", "--out", tmp_path)
+    (record,) = records(tmp_path / "passage-5" / "head.jsonl")
+    assert record["usage"]["calls"] == 1  # of four candidates it was asked about two
+    settings = json.loads(next(tmp_path.glob("passage-5/*.settings.json")).read_text())["settings"]
+    assert settings["prefilter"][1] == 2
+
+
+@pytest.mark.model
 def test_reinforcement_is_compared_with_what_it_began_with(built: Path, tmp_path: Path) -> None:
     embedded = Path(r1_rerank.__file__).parent / "embedded"
     options = ("--think", "0", "--limit", "1", "--task", "passage-5", "--no-baselines", "--output", "json")

@@ -110,8 +110,8 @@ def evaluate(
     Systems: random, random-draw, incoming, oracle, bm25, minilm, popularity, cheapest,
     dearest, best-single, embedding:NAME, cross-encoder:NAME, run:FILE (TREC), and the LLM:
     iranker, dranker, model (as its card says). Options follow behind commas:
-    iranker:think=32,limit=50 or dranker:model=NAME,name=direct
-    (model=base: the weights under the checkpoint).
+    iranker:think=32,limit=50, dranker:model=NAME,name=direct (model=base: the weights
+    under the checkpoint), or iranker:prefilter=minilm,keep=5 (the head of its order; or of bm25's).
     """
     options = ModelOptions(
         model=model,

@@ -14,6 +14,7 @@ from .model_options import ModelOptions
 
 if TYPE_CHECKING:
     from ..engines import EngineName
+    from ..prefilter import Prefilter
     from ..reranker import R1Reranker
 
 
@@ -33,7 +34,13 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
     named = options.model if spec.model is None else spec.model
     base = named == BASE
     model = options.model if base else named
-    chosen = replace(options, model=None if model == BASE else model, strategy=strategy, think=think)
+    chosen = replace(
+        options,
+        model=None if model == BASE else model,
+        strategy=strategy,
+        think=think,
+        prefilter=_prefilter(spec),
+    )
     if options.engine == "openai":  # the weights are a server's, and so is their name
         return chosen.load, chosen.identity()
     from ..checkpoint import find_checkpoint
@@ -70,8 +77,20 @@ def _load_base(options: ModelOptions) -> R1Reranker:
         on_error=options.on_error,
         label_seed=options.label_seed,
         passes=options.passes,
+        prefilter=options.prefilter,
         **options.engine_options,
     )
+
+
+def _prefilter(spec: Spec) -> Prefilter | None:
+    """What orders the candidates first."""
+    if spec.prefilter is None:
+        return None
+    from ..evaluation.retrieval import MINILM, embedder
+    from ..prefilter import KEEP, BM25Prefilter, EmbeddingPrefilter
+
+    keep = spec.keep or KEEP
+    return BM25Prefilter(keep) if spec.prefilter == "bm25" else EmbeddingPrefilter(embedder(MINILM, None)(), keep)
 
 
 def _fingerprint(folder: Path | str) -> str:

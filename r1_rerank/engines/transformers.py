@@ -21,6 +21,7 @@ from ..errors import (
 from ..prompts import Message
 from . import decoding
 from .base import Completion, GenerationRequest, Probe
+from .batching import buckets, empty_allocator, out_of_memory
 from .decoding import Job
 from .kv_cache import MIN_SHARED, Batch, LabelHead, Prefix, PrefixCache, common_prefix, is_croppable
 from .loading import choose_device, choose_dtype, load_model
@@ -28,12 +29,6 @@ from .queueing import Deadline, RequestQueue
 from .tokenization import ChatTokenizer
 
 logger = logging.getLogger(__name__)
-
-_BUCKET = 1.25
-"""Rows share a batch while the longest has at most this many times the tokens of the shortest to compute."""
-_KNOWN_BUCKET, _KNOWN_SLACK = 2.0, 512
-"""The same for tokens that a cache holds, and so many more: padding them only costs memory and its copying, while
-one more batch reads all weights once more."""
 
 
 class TransformersEngine:
@@ -193,7 +188,7 @@ class TransformersEngine:
             for job in jobs.values():
                 job.prefix = self._prefixes.find(job.request.session, job.tokens)
                 job.shared = min(job.extra, job.known)  # less where the cache was too small to keep it
-            for bucket in _buckets(jobs, self._rows):
+            for bucket in buckets(jobs, self._rows):
                 completions.update(self._run_or_split({number: jobs[number] for number in bucket}))
             batches = sum(completion.usage.seconds for completion in completions.values())
             rest = max(0.0, time.perf_counter() - started - batches) / max(1, len(requests))
@@ -257,7 +252,7 @@ class TransformersEngine:
         except Exception as error:
             if isinstance(error, decoding.CancelledError):
                 return {number: _given_up(job.request) for number, job in jobs.items()}
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 logger.exception("a batch of %d requests failed", len(jobs))
                 failure = EngineError(f"{type(error).__name__}: {error}")
                 return {number: Completion(error=failure) for number in jobs}
@@ -268,7 +263,7 @@ class TransformersEngine:
                 for number, job in jobs.items()
             }
         # Outside of the except clause: the exception would keep the failed batch in memory.
-        _empty_allocator(self.model.device)
+        empty_allocator(self.model.device)
         fresh = {number: self._job(job.request, job.deadline) for number, job in jobs.items()}
         if len(self._prefixes):
             logger.warning("out of memory: dropping %d cached prefixes", len(self._prefixes))
@@ -312,42 +307,3 @@ def _given_up(request: GenerationRequest) -> Completion:
 
 def _closed() -> Completion:
     return Completion(error=EngineClosedError("the engine was closed; build a new one"))
-
-
-def _buckets(jobs: dict[int, Job], rows: int) -> list[list[int]]:
-    """Groups requests of about equal length, so that little is spent on padding."""
-    buckets: list[list[int]] = []
-    for number in sorted(jobs, key=lambda number: (jobs[number].to_compute, jobs[number].known)):
-        for bucket in buckets:
-            if len(bucket) < rows and _alike([jobs[other] for other in (*bucket, number)]):
-                bucket.append(number)
-                break
-        else:
-            buckets.append([number])
-    return buckets
-
-
-def _alike(jobs: Sequence[Job]) -> bool:
-    to_compute, known = [job.to_compute for job in jobs], [job.known for job in jobs]
-    return (
-        max(to_compute) <= _BUCKET * min(to_compute) + MIN_SHARED
-        and max(known) <= _KNOWN_BUCKET * min(known) + _KNOWN_SLACK
-    )
-
-
-def _out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        # CPU and MPS raise a bare RuntimeError.
-        isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
-    )
-
-
-def _empty_allocator(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()

@@ -44,7 +44,10 @@ _ONLY = {
     "popularity": "recommendation",
 }
 KINDS = (*_SIMPLE, "random-draw", *_FITTED, "bm25", MINILM, *_NAMED, *LLM)
-_OPTIONS = ("name", "limit", "think", "model", "seed")
+_OF_LLM = ("think", "model", "prefilter", "keep")
+_OPTIONS = ("name", "limit", "seed", *_OF_LLM)
+PREFILTERS = ("bm25", MINILM)
+"""What may hand an LLM the head of a list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,8 @@ class Spec:
         limit: Only so many rows of each task.
         think: Thinking tokens of an LLM; None: as its card says.
         model: Hub name or folder of an LLM; `base`: the weights under the checkpoint; None: the checkpoint.
+        prefilter: One of `PREFILTERS`, for an LLM; None: it sees the whole list.
+        keep: How many candidates the prefilter hands on; None: as it likes.
         seed: Of a random draw.
         tasks: Only these tasks; empty: all.
     """
@@ -68,6 +73,8 @@ class Spec:
     limit: int | None = None
     think: int | None = None
     model: str | None = None
+    prefilter: str | None = None
+    keep: int | None = None
     seed: int = 0
     tasks: tuple[str, ...] = ()
 
@@ -98,9 +105,14 @@ class Spec:
         if bool(target) != (kind in _NAMED):
             detail = f"needs what it shall load: write {kind}:NAME" if kind in _NAMED else f"cannot use {target[0]!r}"
             raise InputError("system", f"{text!r}: {kind} {detail}; options are {', '.join(_OPTIONS)}")
-        of_models = [key for key in ("think", "model") if key in options and kind not in LLM]
+        of_models = [key for key in _OF_LLM if key in options and kind not in LLM]
         if of_models:
             raise InputError("system", f"{text!r}: {of_models[0]} is for {', '.join(LLM)} alone")
+        if options.get("prefilter", MINILM) not in PREFILTERS:
+            detail = f"{options['prefilter']!r} is unknown: use {' or '.join(PREFILTERS)}"
+            raise InputError("system", f"{text!r}: prefilter {detail}")
+        if "keep" in options and "prefilter" not in options:
+            raise InputError("system", f"{text!r}: keep needs a prefilter: add prefilter={' or '.join(PREFILTERS)}")
         return cls(
             kind=kind,
             target=",".join(target) or None,
@@ -108,6 +120,8 @@ class Spec:
             limit=_whole(text, "limit", options, least=1),
             think=_whole(text, "think", options, least=0),
             model=options.get("model"),
+            prefilter=options.get("prefilter"),
+            keep=_whole(text, "keep", options, least=2),
             seed=_whole(text, "seed", options, least=0) or 0,
         )
 

@@ -78,7 +78,7 @@ class Embedding:
     def __init__(self, model: str = MINILM, *, device: str | None = None, name: str | None = None) -> None:
         self.name = name or model
         self._settings = {"kind": "embedding", "model": model, "device": device}
-        self._load = _embedder(model, device)
+        self._load = embedder(model, device)
         self._encode: Callable[..., Floats] | None = None
         self._vectors: dict[str, Floats] = {}
 
@@ -142,7 +142,7 @@ def _texts(row: Row) -> list[str]:
     return [candidate.text for candidate in row.candidates]
 
 
-def _embedder(name: str, device: str | None) -> Callable[[], Any]:
+def embedder(name: str, device: str | None) -> Callable[[], Any]:
     """What loads an embedding model; whether there is one is known before."""
     if name != MINILM:
         return partial(_module("sentence_transformers").SentenceTransformer, _found(name), device=device)

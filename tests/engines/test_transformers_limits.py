@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from r1_rerank import Budget, Document, IRanker, PromptTemplate, R1Reranker, Routing, ScriptedEngine, Usage
 from r1_rerank.engines import Completion, GenerationRequest, TransformersEngine
+from r1_rerank.engines.batching import buckets
 from r1_rerank.engines.decoding import Job
 from r1_rerank.engines.kv_cache import Prefix
 from r1_rerank.engines.queueing import Deadline
-from r1_rerank.engines.transformers import _buckets
 from r1_rerank.errors import DeadlineError
 
 from .test_transformers import APPEND, ask, passages
@@ -181,9 +181,9 @@ def test_an_engine_that_did_not_keep_a_conversation_is_not_trusted_again() -> No
 @given(st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 6000)), max_size=20), st.integers(1, 8))
 def test_rows_of_a_batch_are_about_equally_long(lengths: list[tuple[int, int]], rows: int) -> None:
     jobs = {number: request(tokens, known) for number, (tokens, known) in enumerate(lengths)}
-    buckets = _buckets(jobs, rows)
-    assert sorted(number for bucket in buckets for number in bucket) == list(jobs)
-    for bucket in buckets:
+    made = buckets(jobs, rows)
+    assert sorted(number for bucket in made for number in bucket) == list(jobs)
+    for bucket in made:
         assert len(bucket) <= rows
         computed = [jobs[number].to_compute for number in bucket]
         assert max(computed) <= 1.25 * min(computed) + 64
@@ -194,7 +194,7 @@ def test_rows_of_a_batch_are_about_equally_long(lengths: list[tuple[int, int]], 
 def test_rows_that_are_about_equally_long_share_a_batch() -> None:
     known = [3000, 40, 2900, 100, 5000, 300]
     jobs = {number: request(24 + number, length) for number, length in enumerate(known)}
-    assert sorted(map(sorted, _buckets(jobs, 8))) == [[0, 2, 4], [1, 3, 5]]
+    assert sorted(map(sorted, buckets(jobs, 8))) == [[0, 2, 4], [1, 3, 5]]
 
 
 @pytest.mark.model

@@ -290,6 +290,10 @@ def test_a_name_says_kind_target_and_options():
         ("iranker:think=soon", "think needs a whole number from 0, got 'soon'"),
         ("bm25:limit=0", "limit needs a whole number from 1"),
         ("bm25:think=3", "think is for iranker"),
+        ("minilm:prefilter=bm25", "prefilter is for iranker"),
+        ("iranker:prefilter=splade", "prefilter 'splade' is unknown: use bm25 or minilm"),
+        ("iranker:keep=5", "keep needs a prefilter"),
+        ("iranker:prefilter=bm25,keep=1", "keep needs a whole number from 2"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused(text, message):

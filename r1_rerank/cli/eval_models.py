@@ -94,10 +94,13 @@ def _prefilter(spec: Spec) -> Prefilter | None:
 
 
 def _fingerprint(folder: Path | str) -> str:
-    """Stands for the files of a folder, by size and time: other weights under the same name are other settings."""
+    """Stands for the files of a folder, by size and time: other weights under the same name are other settings.
+
+    What is written about them is not.
+    """
     content = hashlib.sha256()
     for path in sorted(Path(folder).glob("*")):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".md":
             state = path.stat()
             content.update(f"{path.name}:{state.st_size}:{state.st_mtime_ns}\n".encode())
     return content.hexdigest()[:16]

@@ -118,7 +118,7 @@ def test_the_profiles_stand_first_in_the_order_of_the_pool_and_the_query_after_t
     assert list(shown(asked(router)[0]).values()) == [profile.name for profile in POOL]
     assert "[B] coder. Programs. ($1.5 per million tokens) [B]" in prompt
     assert "[D] новая 🦙. Nobody knows what it costs. [D]" in prompt
-    assert prompt.index("[D]") < prompt.index("Where is the query?") < prompt.index("its price first")
+    assert prompt.index("[D]") < prompt.index("Where is the query?") < prompt.index("price first")
 
 
 def test_a_client_is_carried_along_and_is_no_part_of_the_profile() -> None:
@@ -776,7 +776,7 @@ def test_calibration_keeps_the_limits_of_the_router() -> None:
 
 def test_calibration_over_objectives_and_prices_of_your_own() -> None:
     def by_objective(request: GenerationRequest) -> str:
-        cheap = "its price first" in request.messages[0]["content"]
+        cheap = "price first" in request.messages[0]["content"]
         return liking(*(("small", "новая 🦙") if cheap else ("новая 🦙", "small")))(request)
 
     router = make(by_objective)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,8 @@ from .budget import NO_LIMIT, Budget
 from .documents import Document, RerankResult, Usage, as_documents
 from .driving import RerankStream, drive
 from .engines import ENGINES, EngineName, engine_class
-from .engines.base import CAPABILITIES, Engine, missing_members
+from .engines.base import Engine
+from .engines.checking import check_engine, check_engine_options
 from .errors import InputError, InputTypeError
 from .options import Cut, OnError, RankingOptions, as_alphabet, as_strategy, settle
 from .prefilter import Prefilter
@@ -92,17 +92,7 @@ class R1Reranker:
         self._build(engine, options)
 
     def _build(self, engine: Engine, options: RankingOptions) -> None:
-        if isinstance(engine, str):
-            raise InputTypeError("engine", "expected an engine object, got a str; from_pretrained builds one by name")
-        if missing := missing_members(engine):
-            raise InputTypeError(
-                "engine",
-                f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)}; "
-                "wrap a model in TransformersEngine, VLLMEngine or OpenAIEngine",
-            )
-        if isinstance(engine.capabilities, str) or not set(engine.capabilities) <= CAPABILITIES:
-            raise InputError("engine", f"its capabilities are not a set of {', '.join(sorted(CAPABILITIES))}")
-        self.engine = engine
+        self.engine = check_engine(engine)
         self._options = settle(engine, options)
 
     @classmethod
@@ -180,7 +170,7 @@ class R1Reranker:
             prefilter=prefilter,
         )
         kind = engine_class(engine)
-        _check_engine_options(kind, engine_options)
+        check_engine_options(kind, engine_options)
         from .checkpoint import Checkpoint, RankerCard, find_checkpoint
 
         if engine == "openai":
@@ -270,10 +260,8 @@ class R1Reranker:
         if isinstance(documents_per_query, str) or not isinstance(documents_per_query, Sequence):
             raise InputTypeError("documents_per_query", f"expected a list, got {type(documents_per_query).__name__}")
         if len(queries) != len(documents_per_query):
-            raise InputError(
-                "documents_per_query",
-                f"{len(documents_per_query)} lists of documents for {len(queries)} queries",
-            )
+            detail = f"{len(documents_per_query)} lists of documents for {len(queries)} queries"
+            raise InputError("documents_per_query", detail)
         many = len(queries) > 1
         rows = []
         for number, (query, documents) in enumerate(zip(queries, documents_per_query, strict=True)):
@@ -360,15 +348,3 @@ class R1Reranker:
             "these scores only tell the rank; use strategy='iranker' with an engine that reports label "
             "probabilities, several passes, or top_k",
         )
-
-
-def _check_engine_options(kind: type[Any], options: Mapping[str, object]) -> None:
-    """Refuses options that an engine does not take, and values that it can tell to be wrong without a model."""
-    takes = inspect.signature(kind).parameters
-    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values()):
-        known = [name for name in takes if name not in ("model", "adapter", "tokenizer")]
-        if unknown := [name for name in options if name not in known]:
-            raise InputTypeError(unknown[0], f"{kind.__name__} takes no such option; it takes {', '.join(known)}")
-    check = getattr(kind, "check_options", None)
-    if check is not None:
-        check(**options)

@@ -61,7 +61,8 @@ class Phase:
         share: Of the examples, relative to the other phases.
         candidates: Shortest and longest list: its length is drawn between them, from rows that have so many; a
             routing row shows as many as it may. None: whole rows, with all their relevant candidates.
-        words: Candidates of passage rows are cut to so many words, a number drawn between these two.
+        words: Candidates of passage rows are cut to so many words, a number drawn between these two for each list.
+        uneven: The number is drawn for each candidate, so that the lists have long and short ones side by side.
         history: Histories of recommendation rows are cut to their last so many, drawn likewise.
         easy: Share of the negatives of passage rows that give way to candidates of other questions of their data set.
         tasks: Only these; None for all.
@@ -72,6 +73,7 @@ class Phase:
     share: float = 1.0
     candidates: tuple[int, int] | None = (2, 52)
     words: tuple[int, int] | None = None
+    uneven: bool = False
     history: tuple[int, int] | None = None
     easy: float = 0.0
     tasks: tuple[TaskName, ...] | None = None
@@ -86,6 +88,8 @@ class Phase:
                 object.__setattr__(self, name, _check_bounds(name, bounds, least))
         if self.candidates is not None and self.candidates[1] > len(ALPHABET):
             raise InputError("candidates", f"{self.candidates[1]} at most: a question shows up to {len(ALPHABET)}")
+        if self.uneven and self.words is None:
+            raise InputError("uneven", "there is nothing to cut: say how many words, such as words: [24, 96]")
         if self.tasks is not None:
             object.__setattr__(self, "tasks", tuple(self.tasks))
             unknown = [task for task in self.tasks if task not in get_args(TaskName)]
@@ -213,7 +217,7 @@ class Mixture(Sequence[Row]):
             if phase.easy:
                 row = self._strangers[source].mixed_in(row, phase.easy, rng)
             if phase.words is not None:
-                row = _cut_words(row, rng.randint(*phase.words))
+                row = _cut_words(row, phase.words, rng, uneven=phase.uneven)
         elif row.task == "recommendation" and phase.history is not None:
             row = replace(row, history=(row.history or ())[-rng.randint(*phase.history) :])
         elif row.task == "routing" and self.graded_routing:
@@ -259,12 +263,16 @@ def _listed(row: Row, candidates: tuple[int, int] | None, rng: random.Random) ->
     return permuted(row, places)
 
 
-def _cut_words(row: Row, count: int) -> Row:
-    def cut(text: str) -> str:
+def _cut_words(row: Row, bounds: tuple[int, int], rng: random.Random, *, uneven: bool) -> Row:
+    every = rng.randint(*bounds)
+    counts = [rng.randint(*bounds) if uneven else every for _ in row.candidates]
+
+    def cut(text: str, count: int) -> str:
         words = text.split(None, count)
         return text if len(words) <= count else text[: -len(words[count])].rstrip()
 
-    return replace(row, candidates=tuple(replace(one, text=cut(one.text)) for one in row.candidates))
+    pairs = zip(row.candidates, counts, strict=True)
+    return replace(row, candidates=tuple(replace(one, text=cut(one.text, count)) for one, count in pairs))
 
 
 def _graded(row: Row) -> Row:

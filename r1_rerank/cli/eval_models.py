@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from ..evaluation.registry import BASE, Spec
 from ..evaluation.systems import Settings
+from ..prefilter import KEEP, BM25Prefilter, EmbeddingPrefilter
 from .model_options import ModelOptions
 
 if TYPE_CHECKING:
-    from ..engines import EngineName
     from ..prefilter import Prefilter
     from ..reranker import R1Reranker
 
@@ -34,63 +35,60 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
     named = options.model if spec.model is None else spec.model
     base = named == BASE
     model = options.model if base else named
-    chosen = replace(
-        options,
-        model=None if model == BASE else model,
-        strategy=strategy,
-        think=think,
-        prefilter=_prefilter(spec),
-    )
+    chosen = replace(options, model=None if model == BASE else model, strategy=strategy, think=think)
+    first_stage = _first_stage(spec)
+
+    def load() -> R1Reranker:
+        ready = replace(chosen, prefilter=None if first_stage is None else first_stage())
+        return (_of_base(ready, strategy) if base else ready).load()
+
+    settings: dict[str, object] = {
+        **chosen.identity(),
+        "prefilter": None if spec.prefilter is None else [spec.prefilter, spec.keep or KEEP],
+    }
     if options.engine == "openai":  # the weights are a server's, and so is their name
-        return chosen.load, chosen.identity()
+        return load, settings
     from ..checkpoint import find_checkpoint
 
     found = find_checkpoint(chosen.model)
-    settings = {
-        **chosen.identity(),
+    settings |= {
         "base": base,
         "weights": [_fingerprint(folder) for folder in (found.model, found.adapter) if folder is not None],
         "card": None if found.card is None else found.card.model_dump(mode="json"),
     }
-    return (lambda: _load_base(chosen)) if base else chosen.load, settings
+    return load, settings
 
 
-def _load_base(options: ModelOptions) -> R1Reranker:
+def _of_base(options: ModelOptions, strategy: str | None) -> ModelOptions:
     """The weights from which a checkpoint was trained, asked with the checkpoint's prompts and in its form."""
     from ..checkpoint import EMBEDDED_HUB, embedded_base, find_checkpoint
-    from ..reranker import R1Reranker
 
     found = find_checkpoint(options.model)
     card, base = found.card, found.model
-    if card is not None and found.adapter is None and options.model is not None:
+    if card is None:
+        return replace(options, model=str(base))
+    if found.adapter is None and options.model is not None:
         base = embedded_base()[0] if card.base.name == EMBEDDED_HUB else Path(card.base.name)
-    think = options.think
-    if think is None and card is not None:
-        think = card.thinking.budget
-    return R1Reranker.from_pretrained(
-        base,
-        engine=cast("EngineName", options.engine),
-        strategy=options.strategy if card is None else card.ranking_strategy(options.strategy),
-        thinking=think,
-        templates=(card.prompt_templates() if card is not None else {}) | options.templates or None,
-        budget=options.budget,
-        on_error=options.on_error,
-        label_seed=options.label_seed,
-        passes=options.passes,
-        prefilter=options.prefilter,
-        **options.engine_options,
+    return replace(
+        options,
+        model=str(base),
+        strategy=card.ranking_strategy(strategy),
+        think=card.thinking.budget if options.think is None else options.think,
+        templates=card.prompt_templates() | options.templates,
     )
 
 
-def _prefilter(spec: Spec) -> Prefilter | None:
-    """What orders the candidates first."""
+def _first_stage(spec: Spec) -> Callable[[], Prefilter] | None:
+    """What loads the prefilter; whether it can be loaded is known before."""
     if spec.prefilter is None:
         return None
-    from ..evaluation.retrieval import MINILM, embedder
-    from ..prefilter import KEEP, BM25Prefilter, EmbeddingPrefilter
-
     keep = spec.keep or KEEP
-    return BM25Prefilter(keep) if spec.prefilter == "bm25" else EmbeddingPrefilter(embedder(MINILM, None)(), keep)
+    if spec.prefilter == "bm25":
+        return partial(BM25Prefilter, keep)
+    from ..evaluation.retrieval import MINILM, embedder
+
+    model = embedder(MINILM, None)
+    return lambda: EmbeddingPrefilter(model(), keep)
 
 
 def _fingerprint(folder: Path | str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..prefilter import Prefilter
     from ..prompts import PromptTemplate
     from ..reranker import R1Reranker
+    from ..strategies import Strategy
 
 
 def _model(*flags: str, **settings: Any) -> Any:
@@ -53,7 +54,7 @@ class ModelOptions:
 
     model: str | None
     engine: str
-    strategy: str | None
+    strategy: str | Strategy | None
     think: int | None
     templates: dict[TaskName, PromptTemplate] = field(default_factory=dict)
     budget: Budget

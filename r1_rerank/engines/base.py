@@ -157,12 +157,6 @@ def probe_engine(engine: Engine, turns: Sequence[Sequence[Message]], alphabet: S
     return found
 
 
-def missing_members(engine: object) -> list[str]:
-    """What an object lacks to be an engine."""
-    members = ("name", "capabilities", "generate", "agenerate", "count_tokens", "close")
-    return [member for member in members if not hasattr(engine, member)]
-
-
 def require_room(prompt: int, answer: int, context: int | None) -> None:
     """Refuses a prompt that, with its thinking and answer, is longer than the model's context."""
     if context is not None and prompt + answer > context:

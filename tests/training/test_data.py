@@ -245,6 +245,19 @@ def test_candidates_are_cut_to_whole_words_and_otherwise_left_as_they_are() -> N
     assert all(set(row.candidates) <= set(original(row).candidates) for row in long)
 
 
+def test_long_and_short_candidates_side_by_side() -> None:
+    uneven = Mixture([PASSAGES], count=20, phases=[Phase(words=(2, 4), uneven=True)])
+    lengths = [[len(candidate.text.split()) for candidate in row.candidates] for row in uneven]
+    assert {length for row in lengths for length in row} == {2, 3, 4}
+    assert any(len(set(row)) > 1 for row in lengths)
+    even = Mixture([PASSAGES], count=20, phases=[Phase(words=(2, 4))])
+    assert [[one.id for one in row.candidates] for row in even] == [
+        [one.id for one in row.candidates] for row in uneven
+    ]
+    with pytest.raises(InputError, match="uneven: there is nothing to cut"):
+        Phase(uneven=True)
+
+
 def test_rows_too_short_for_a_phase_wait_for_another() -> None:
     source = Source(name="mixed", rows=(*PASSAGES.rows, passage("short", 3)))
     mixture = Mixture([source], count=60, phases=[Phase(candidates=(4, 5)), Phase(candidates=(2, 5))])

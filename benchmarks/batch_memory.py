@@ -74,7 +74,8 @@ def _doubled(most: int) -> list[int]:
 
 
 def _mib(cost: Cost) -> float:
-    assert cost.mib is not None  # it ran in a process of its own
+    if cost.mib is None:
+        raise typer.BadParameter("the memory of a device is not measured: hide it, such as by CUDA_VISIBLE_DEVICES=")
     return cost.mib
 
 

@@ -34,7 +34,7 @@ Found = Mapping[str, Mapping[int, Cost]]
 
 
 def main(
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = "transformers",
     think: Annotated[int, typer.Option(help="Thinking tokens before each answer.")] = 0,
     sizes: Annotated[str, typer.Option(help="Documents in a list.")] = "5,10,20,50,100",
     words: Annotated[int | None, typer.Option(help="Words in each document; else 60, or 30 from 100 on.")] = None,
@@ -43,7 +43,6 @@ def main(
     out: Out = FOLDER,
 ) -> None:
     """Prints the tables in Markdown and draws the plot."""
-    kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
     ways: dict[str, tuple[Way, bool]] = {  # and whether prompts are cached
         LIMIT: (bare_pass, False),
         APPEND: (partial(ranked, strategy=IRanker(form="append"), thinking=think), True),
@@ -56,7 +55,7 @@ def main(
         length = words or (30 if count >= 100 else 60)
         with ExitStack() as stack:
             benches = {
-                name: stack.enter_context(Bench(way, kind, cached=cached, apart=apart))
+                name: stack.enter_context(Bench(way, engine, cached=cached, apart=apart))
                 for name, (way, cached) in ways.items()
             }
             costs = interleaved(benches, repeats, *documents_of(count, length))
@@ -68,10 +67,10 @@ def main(
         figures = ", ".join(f"{name} {value:.2f}" for name, value in slope.items())
         print(f"\nSlope of time against documents, log-log: {figures}.")
     if not think:
-        print_targets(targets(found, kind))
+        print_targets(targets(found, engine))
     note = caption(*PACKAGES)
     print("\n" + note)
-    _draw(found, f"{kind}, {think or 'no'} thinking tokens", f"cost-{kind}-{think}", out, note)
+    _draw(found, f"{engine}, {think or 'no'} thinking tokens", f"cost-{engine}-{think}", out, note)
 
 
 def released(engine: Any, query: str, documents: list[str], *, thinking: int) -> Usage:
@@ -91,12 +90,12 @@ def slopes(found: Found) -> dict[str, float]:
     }
 
 
-def targets(found: Found, kind: EngineKind) -> list[Target]:
+def targets(found: Found, engine: EngineKind) -> list[Target]:
     """What answer-only rankings of these sizes should cost, and what they did."""
     limit, append, whole = found[LIMIT], found[APPEND], found[RELEASED]
     made = []
     if 20 in limit:
-        tokens = 1.7 if kind == "vllm" else 1.5  # vLLM reuses whole blocks only
+        tokens = 1.7 if engine == "vllm" else 1.5  # vLLM reuses whole blocks only
         made += [
             Target("20 documents: tokens of `append` to the limit's", append[20].computed / limit[20].computed, tokens),
             Target("20 documents: time of `append` to the limit's", append[20].seconds / limit[20].seconds, 2),

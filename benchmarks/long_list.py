@@ -29,13 +29,12 @@ MOST_MIB = 4 * 1024
 
 
 def main(
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = "transformers",
     documents: Annotated[int, typer.Option(help="Documents in the list.")] = 1000,
     words: Annotated[int, typer.Option(help="Words in each document.")] = 60,
     out: Out = FOLDER,
 ) -> None:
     """Prints the table in Markdown and draws the plot."""
-    kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
     ways: dict[str, tuple[Way, bool]] = {  # and whether prompts are cached
         LIMIT: (in_pieces, False),
         "IRanker, windows of 20": (partial(ranked, strategy=IRanker(form="append"), thinking=0, top_k=TOP), True),
@@ -44,7 +43,7 @@ def main(
     }
     costs = {}
     for name, (way, cached) in ways.items():
-        with Bench(way, kind, cached=cached) as bench:
+        with Bench(way, engine, cached=cached) as bench:
             costs[name] = bench.measure(*documents_of(documents, words))
     limit = costs[LIMIT]
     head = ["", "calls", "prompt tokens computed", "x limit", "seconds", "x limit"]
@@ -66,11 +65,11 @@ def main(
     print_targets(targets(costs))
     note = caption(*PACKAGES)
     print("\n" + note)
-    title = f"The {TOP} best of {documents} documents ({kind})"
+    title = f"The {TOP} best of {documents} documents ({engine})"
     drawing, axes = bars(title, "prompt tokens computed", {name: cost.computed for name, cost in costs.items()})
     axes.axhline(MOST_TOKENS * limit.computed, color="grey", linestyle="--", label=f"{MOST_TOKENS} x the limit")
     axes.legend()
-    save(drawing, f"long-list-{kind}", out, note)
+    save(drawing, f"long-list-{engine}", out, note)
 
 
 def in_pieces(engine: Any, query: str, documents: list[str]) -> Usage:

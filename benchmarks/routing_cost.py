@@ -24,20 +24,19 @@ APPEND = "append, pool shared"
 
 
 def main(
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = "transformers",
     queries: Annotated[int, typer.Option(help="Queries to route.", min=2)] = 200,
     profiles: Annotated[int, typer.Option(help="LLMs in the pool.")] = 10,
     words: Annotated[int, typer.Option(help="Words in a profile.")] = 40,
     out: Out = FOLDER,
 ) -> None:
     """Prints the table in Markdown and draws the plot."""
-    kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
     pool = [
         Document(text, id=f"llm-{number}", price=0.1 * 2**number)
         for number, text in enumerate(documents_of(profiles, words)[1])
     ]
     tasks = [Routing(documents_of(1, WORDS, offset=1 + 7 * number)[1][0]) for number in range(queries)]
-    engines = {cached: load(kind, cached=cached) for cached in (True, False)}
+    engines = {cached: load(engine, cached=cached) for cached in (True, False)}
     rows, means, shares = [], {}, {}
     for name, cached, form in (
         (APPEND, True, "append"),
@@ -51,7 +50,7 @@ def main(
         first = reranker.rerank(few[0], pool).usage
         results = reranker.rerank_batch(few[1:], [pool] * len(few[1:]))
         further = [result.usage for result in results]
-        block = 1 if kind == "transformers" else one.llm.llm_engine.vllm_config.cache_config.block_size
+        block = 1 if engine == "transformers" else one.llm.llm_engine.vllm_config.cache_config.block_size
         empty = one.count_tokens([{"role": "user", "content": ""}])
         bounds = [
             bound(one.count_tokens([{"role": "user", "content": task.query}]) - empty, usage.calls, block)
@@ -73,14 +72,14 @@ def main(
                 f"{within} of {len(further)}",
             )
         )
-    blocks = "" if kind == "transformers" else " + the rest of a block a step"
+    blocks = "" if engine == "transformers" else " + the rest of a block a step"
     head = ["", "queries", "steps", "computed, first", "computed, each further", "in its first step", "reused"]
     print_table([*head, f"query + {STEP} a further step{blocks}", "decisions within it"], rows)
     print_targets([Target(f"{APPEND}: decisions within it", shares[APPEND], 100, at_least=True, unit="%")])
     note = caption(*PACKAGES)
     print("\n" + note)
-    drawing, _ = bars(f"Routing over one pool of {profiles} ({kind})", "prompt tokens computed per decision", means)
-    save(drawing, f"routing-{kind}", out, note)
+    drawing, _ = bars(f"Routing over one pool of {profiles} ({engine})", "prompt tokens computed per decision", means)
+    save(drawing, f"routing-{engine}", out, note)
 
 
 def bound(query: int, steps: int, block: int) -> int:

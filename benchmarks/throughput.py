@@ -4,24 +4,30 @@
 
 The baseline is slow, so it ranks fewer lists of the same mixture; its rate counts. Every way starts with empty caches
 and keeps equally many queries under way. *Outside the model* is all the time that was spent neither in the model's
-forward (transformers) nor in a step of vLLM, while there was something left to rank. Prints a table and which targets
-were met, and draws `throughput-ENGINE.png`.
+forward (transformers) nor in a step of vLLM, while there was something left to rank. On vLLM the ways run around a
+`vllm.LLM`; `append` also on the asynchronous engine that `VLLMEngine` makes of a name, and against `vllm serve`, which
+compute in processes of their own: nothing tells how long. Prints a table and which targets were met, and draws
+`throughput-ENGINE.png`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 from released import eliminate_in_lockstep
+from serving import NAME, served
 from tables import FOLDER, Out, Target, bars, caption, print_table, print_targets, save
 from watching import Watched, model_time
-from workloads import PACKAGES, EngineKind, documents_of, forget, load, mixed_lists
+from workloads import PACKAGES, EngineKind, documents_of, forget, load, load_by_name, mixed_lists
 
 from r1_rerank import IRanker, R1Reranker, Usage
+from r1_rerank.checkpoint import embedded_base
+from r1_rerank.engines import Engine, OpenAIEngine
 from r1_rerank.strategies import Strategy
 
 APPEND = "IRanker, append"
@@ -39,7 +45,7 @@ class Run:
         documents: Documents in them.
         computed: Prompt tokens computed.
         seconds: Wall time.
-        inside: Seconds of them inside the model.
+        inside: Seconds of them inside the model; None where nothing tells.
         under_way: Requests under way, on average.
     """
 
@@ -47,7 +53,7 @@ class Run:
     documents: int
     computed: int
     seconds: float
-    inside: float
+    inside: float | None
     under_way: float
 
     @property
@@ -56,13 +62,13 @@ class Run:
         return self.documents / self.seconds
 
     @property
-    def outside(self) -> float:
+    def outside(self) -> float | None:
         """Share of the time outside of the model, in per cent."""
-        return 100 * (1 - self.inside / self.seconds)
+        return None if self.inside is None else 100 * (1 - self.inside / self.seconds)
 
 
 def main(
-    engine: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = "transformers",
     queries: Annotated[int, typer.Option(help="Queries to rank.")] = 200,
     released_queries: Annotated[int, typer.Option(help="Queries for the baseline.")] = 20,
     at_once: Annotated[
@@ -74,8 +80,7 @@ def main(
     out: Out = FOLDER,
 ) -> None:
     """Prints the table in Markdown and draws the plot."""
-    kind: EngineKind = "vllm" if engine == "vllm" else "transformers"
-    cached, plain = load(kind), load(kind, cached=False)
+    cached, plain = load(engine), load(engine, cached=False)
     at_once = at_once or min(cached.batch_size, released_queries)
     lists = mixed_lists(queries, words, fewest=fewest, most=most)
     some = mixed_lists(released_queries, words, fewest=fewest, most=most)
@@ -87,6 +92,8 @@ def main(
         name: measured(cached, at_once, lists, lambda watched, strategy=strategy: ours(watched, lists, strategy))
         for name, strategy in strategies.items()
     }
+    if engine == "vllm":
+        runs |= apart(lists, at_once, words)
     runs[RELEASED] = measured(plain, at_once, some, lambda watched: lockstep(watched, some, at_once))
     print_table(
         [
@@ -110,21 +117,25 @@ def main(
                 f"{run.seconds:.1f}",
                 f"{run.rate:.1f}",
                 f"{run.under_way:.1f}",
-                f"{run.outside:.1f}%",
+                "–" if run.outside is None else f"{run.outside:.1f}%",
             )
             for name, run in runs.items()
         ),
     )
-    goals = [Target(f"{name}: outside the model", runs[name].outside, 5, unit="%") for name in strategies]
-    if kind == "vllm":
+    goals = [
+        Target(f"{name}: outside the model", run.outside, 5, unit="%")
+        for name, run in runs.items()
+        if name in strategies and run.outside is not None
+    ]
+    if engine == "vllm":
         goals.append(Target(f"{APPEND}: documents per second to {RELEASED}", ratio(runs), 3, at_least=True))
     print_targets(goals)
     note = caption(*PACKAGES)
     print("\n" + note)
     drawing, _ = bars(
-        f"Throughput ({kind})", "documents ranked in a second", {name: run.rate for name, run in runs.items()}
+        f"Throughput ({engine})", "documents ranked in a second", {name: run.rate for name, run in runs.items()}
     )
-    save(drawing, f"throughput-{kind}", out, note)
+    save(drawing, f"throughput-{engine}", out, note)
 
 
 def ratio(runs: dict[str, Run]) -> float:
@@ -135,13 +146,34 @@ def ratio(runs: dict[str, Run]) -> float:
 def measured(engine: Any, at_once: int, lists: Lists, work: Callable[[Any], Usage]) -> Run:
     """Does the work on an engine that has seen none of it."""
     forget(engine)
-    watched = Watched(engine, at_once)
     with model_time(engine) as model:
-        started = time.perf_counter()
-        usage = work(watched)
-        seconds = time.perf_counter() - started
+        run = timed(engine, at_once, lists, work)
+    return replace(run, inside=model.seconds)
+
+
+def timed(engine: Any, at_once: int, lists: Lists, work: Callable[[Any], Usage]) -> Run:
+    """Does the work, whatever the engine has seen and wherever it computes."""
+    watched = Watched(engine, at_once)
+    started = time.perf_counter()
+    usage = work(watched)
+    seconds = time.perf_counter() - started
     documents = sum(len(documents) for _, documents in lists)
-    return Run(len(lists), documents, usage.prompt_computed, seconds, model.seconds, watched.mean_under_way(seconds))
+    return Run(len(lists), documents, usage.prompt_computed, seconds, None, watched.mean_under_way(seconds))
+
+
+def apart(lists: Lists, at_once: int, words: int) -> dict[str, Run]:
+    """`append` on vLLM in processes of its own, each new, so that it has seen none of the lists."""
+    strategy = IRanker(form="append")
+
+    def run(engine: Engine) -> Run:
+        with closing(engine):
+            ours(engine, [documents_of(3, words)], strategy)  # warm up
+            return timed(engine, at_once, lists, lambda watched: ours(watched, lists, strategy))
+
+    runs = {f"{APPEND}, asynchronous engine": run(load_by_name())}
+    with served(embedded_base()[0]) as base_url:
+        runs[f"{APPEND}, vllm serve"] = run(OpenAIEngine(NAME, base_url=base_url))
+    return runs
 
 
 def ours(engine: Any, lists: Lists, strategy: str | Strategy) -> Usage:

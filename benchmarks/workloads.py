@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from r1_rerank import Usage
 from r1_rerank.checkpoint import embedded_base
-from r1_rerank.engines import TransformersEngine, engine_class
+from r1_rerank.engines import TransformersEngine, VLLMEngine
 
 TEXT = Path(__file__).parents[1] / "examples" / "tides.jsonl"
 EngineKind = Literal["transformers", "vllm"]
@@ -62,16 +62,25 @@ def mixed_lists(queries: int, words: int, *, fewest: int = 5, most: int = 50) ->
 
 
 def load(kind: EngineKind, *, cached: bool = True) -> Any:
-    """An engine over the embedded weights, with or without a cache of prompts."""
+    """An engine over the embedded weights, with or without a cache of prompts; vLLM's around a `vllm.LLM`."""
     folder = str(embedded_base()[0])
     if kind == "transformers":
         return TransformersEngine(folder, cache_gib=4.0 if cached else 0)
     import vllm
+
+    return VLLMEngine(vllm.LLM(folder, **_vllm_options(cached=cached)))
+
+
+def load_by_name() -> VLLMEngine:
+    """`VLLMEngine` as a name makes it: over vLLM's asynchronous engine, on a loop of ours."""
+    return VLLMEngine(str(embedded_base()[0]), **_vllm_options(cached=True))
+
+
+def _vllm_options(*, cached: bool) -> dict[str, Any]:
     import vllm.platforms
 
     cpu = {"block_size": 32, "enforce_eager": True} if vllm.platforms.current_platform.is_cpu() else {}
-    llm = vllm.LLM(folder, enable_prefix_caching=cached, kv_cache_memory_bytes=2**31, disable_log_stats=True, **cpu)
-    return engine_class(kind)(llm)
+    return {"enable_prefix_caching": cached, "kv_cache_memory_bytes": 2**31, "disable_log_stats": True, **cpu}
 
 
 def bare_pass(engine: Any, query: str, documents: Sequence[str]) -> Usage:
@@ -81,9 +90,11 @@ def bare_pass(engine: Any, query: str, documents: Sequence[str]) -> Usage:
     if isinstance(engine, TransformersEngine):
         import torch
 
-        tokens = engine.tokenizer(text, return_tensors="pt")["input_ids"]
+        tokens = engine.tokenizer(text, return_tensors="pt")["input_ids"].to(engine.model.device)
         with torch.inference_mode():
             engine.model(input_ids=tokens, logits_to_keep=1)
+        if tokens.is_cuda:
+            torch.cuda.synchronize()  # until here it was only started
         count = tokens.shape[1]
     else:
         from vllm import SamplingParams

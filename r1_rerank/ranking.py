@@ -8,12 +8,13 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from .budget import Ledger
 from .documents import Document, Fault, ScoreKind, Status, Step, Usage
 from .engines.base import Completion, Engine, GenerationRequest
+from .engines.checking import usable_distribution
 from .errors import ContextOverflowError, DeadlineError, EngineError
 from .fitting import ANSWER_TOKENS_PER_LABEL, TURN_TOKENS, count_text, fit
 from .options import RankingOptions
@@ -103,8 +104,8 @@ class Ranking:
             fitted = fit(task, self._texts, options, engine)
         except ContextOverflowError as error:
             self.error = error
-        except Exception as error:  # an engine that cannot count costs its query, not the whole batch
-            self.error = EngineError(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self.error = _uncounted(error)
         else:
             self._texts, capacity = fitted.texts, fitted.capacity
             self._faults += [replace(note, run=run) for note in fitted.notes]
@@ -131,9 +132,12 @@ class Ranking:
         if self._window is None:
             return None
         request = self._question(self._window)
-        next_call = 0
-        if self._ledger.budget.tokens is not None:
-            next_call = self._new_tokens(request)
+        try:
+            next_call = 0 if self._ledger.budget.tokens is None else self._new_tokens(request)
+        except Exception as error:
+            self.error = _uncounted(error)
+            self._stop("engine", str(self.error))
+            return None
         if (reason := self._ledger.exceeded(next_call)) is not None:
             self._stop("budget", reason)
             return None
@@ -162,7 +166,7 @@ class Ranking:
         faults, notes = list(parsed.faults), list[tuple[str, str]]()
         logprobs = None
         if self._exact and window.ask == "eliminate":
-            logprobs = _distribution(completion.label_logprobs, live, notes)
+            logprobs = usable_distribution(completion.label_logprobs, live, notes)
             if logprobs is None and window.pick > 1:
                 faults.append(("too_few", f"1 label, {window.pick} wanted, and no probabilities for the others"))
         self._faults += [Fault(number, kind, detail, self._number) for kind, detail in (*faults, *notes)]
@@ -285,14 +289,13 @@ class Ranking:
 
     def _new_tokens(self, request: GenerationRequest) -> int:
         """Upper bound of what a call computes: prompt beyond the conversation so far, thinking and answer."""
-        total = self._engine.count_tokens(request.messages)
-        window = self._window
-        if window is not None and window.removed:
-            known_tokens = getattr(self._engine, "known_tokens", None)
-            if known_tokens is not None:
-                total -= known_tokens(request)
-            elif self._reuses:
-                total = TURN_TOKENS + ANSWER_TOKENS_PER_LABEL * len(window.removed[-1])
+        removed = () if self._window is None else self._window.removed
+        known_tokens = getattr(self._engine, "known_tokens", None)
+        if removed and self._reuses and known_tokens is None:
+            total = TURN_TOKENS + ANSWER_TOKENS_PER_LABEL * len(removed[-1])
+        else:
+            total = self._engine.count_tokens(request.messages)
+            total -= known_tokens(request) if removed and known_tokens is not None else 0
         return total + request.thinking_budget + ANSWER_TOKENS_PER_LABEL * (request.pick + 1)
 
     def _advance(self, answer: Answer | None) -> None:
@@ -331,18 +334,6 @@ class Ranking:
         return survival_scores(order, probabilities), "logprob"
 
 
-def _distribution(
-    logprobs: Mapping[str, float] | None, live: Mapping[str, int], notes: list[tuple[str, str]]
-) -> dict[str, float] | None:
-    """An engine's label probabilities, if they can be used; what is odd about them is noted."""
-    if logprobs is None:
-        notes.append(("no_logprobs", "the engine reported no label probabilities"))
-        return None
-    # A little above 0 is rounding; more, or a label that is not live, is a mistake of the engine.
-    numbers = [float(value) for value in logprobs.values() if isinstance(value, int | float)]
-    if set(logprobs) != set(live) or len(numbers) < len(live) or not all(value <= 1e-3 for value in numbers):
-        notes.append(("bad_logprobs", "the engine reported probabilities that are not those of the live labels"))
-        return None
-    if len(logprobs) > 2 and len(set(logprobs.values())) == 1:
-        notes.append(("flat", "all labels are equally probable: the model may not expect a label there"))
-    return {label: min(float(value), 0.0) for label, value in logprobs.items()}
+def _uncounted(error: Exception) -> EngineError:
+    """What becomes of an engine that cannot count: it costs its query, not the whole batch."""
+    return EngineError(f"{type(error).__name__}: {error}")

@@ -196,6 +196,21 @@ async def test_an_engine_that_cancels_its_own_request_does_not_cancel_the_caller
     assert [fault.kind for fault in result.faults] == ["engine"]
 
 
+def test_an_engine_that_cannot_count_a_step_costs_that_query_alone() -> None:
+    class Uncounted(ScriptedEngine):
+        def count_tokens(self, messages: Any) -> int:
+            if self.requests and "odd" in str(messages):  # after the first step
+                raise ValueError("lost count")
+            return super().count_tokens(messages)
+
+    ranker = R1Reranker(Uncounted(smallest, context_tokens=10_000), thinking=0, budget=Budget(tokens=100_000))
+    odd, even = ranker.rerank_batch(["odd", "even"], [numbers(4), numbers(4)])
+    assert even.status == "ok"
+    assert odd.status == "partial"
+    assert [(fault.kind, fault.detail) for fault in odd.faults] == [("engine", "ValueError: lost count")]
+    assert sorted(hit.index for hit in odd) == [0, 1, 2, 3]
+
+
 async def test_tokens_are_not_counted_on_the_loop() -> None:
     threads = set()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +83,8 @@ def _first_stage(spec: Spec) -> Callable[[], Prefilter] | None:
         return None
     keep = spec.keep or KEEP
     if spec.prefilter == "bm25":
-        return partial(BM25Prefilter, keep)
+        ready = BM25Prefilter(keep)
+        return lambda: ready
     from ..evaluation.retrieval import MINILM, embedder
 
     model = embedder(MINILM, None)

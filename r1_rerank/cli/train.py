@@ -71,7 +71,9 @@ def train(
     with _told(is_main()):
         training = Training(recipe, out)
         if dry_run:
-            _print_preview(training, training.dry_run())
+            preview = training.dry_run()
+            if is_main():
+                _print_preview(training, preview)
             return
         if merge and recipe.lora is None:
             raise InputError("merge", "the recipe trains whole weights: there is no adapter to merge")

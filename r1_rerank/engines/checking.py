@@ -1,9 +1,9 @@
-"""What is known of an engine before it runs: whether it is one, and whether it takes what it is given."""
+"""Checks of engines: whether it is one, whether it takes what it is given, whether its probabilities can be used."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..errors import InputError, InputTypeError
@@ -49,3 +49,20 @@ def check_engine_options(kind: type[Any], options: Mapping[str, object]) -> None
     check = getattr(kind, "check_options", None)
     if check is not None:
         check(**options)
+
+
+def usable_distribution(
+    logprobs: Mapping[str, float] | None, live: Collection[str], notes: list[tuple[str, str]]
+) -> dict[str, float] | None:
+    """An engine's label probabilities, if they can be used; what is odd about them is noted."""
+    if logprobs is None:
+        notes.append(("no_logprobs", "the engine reported no label probabilities"))
+        return None
+    # A little above 0 is rounding; more, or a label that is not live, is a mistake of the engine.
+    numbers = [float(value) for value in logprobs.values() if isinstance(value, int | float)]
+    if set(logprobs) != set(live) or len(numbers) < len(live) or not all(value <= 1e-3 for value in numbers):
+        notes.append(("bad_logprobs", "the engine reported probabilities that are not those of the live labels"))
+        return None
+    if len(logprobs) > 2 and len(set(logprobs.values())) == 1:
+        notes.append(("flat", "all labels are equally probable: the model may not expect a label there"))
+    return {label: min(float(value), 0.0) for label, value in logprobs.items()}

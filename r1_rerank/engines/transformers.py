@@ -231,11 +231,15 @@ class TransformersEngine:
             known = self._prefixes.find(None, [*prefix, -1])
             try:
                 batch = Batch(self.model, [known], self._head)
-                batch.feed([prefix[len(prefix) - missing :]])
+                for start in range(len(prefix) - missing, len(prefix), decoding.PIECE):
+                    if all(job.deadline.passed() for job in jobs):
+                        return
+                    piece = prefix[start : start + decoding.PIECE]
+                    batch.feed([piece])
+                    owner.extra += len(piece)
             except Exception:
                 logger.debug("a common prefix of %d tokens was not shared", len(prefix), exc_info=True)
                 return  # sharing only saves time: the requests go on without it
-            owner.extra += missing
             self._prefixes.store(f"shared/{hash(tuple(prefix))}", Prefix(prefix, batch.layers(0, len(prefix))))
 
     def _missing(self, prefix: list[int], session: str | None) -> int:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1_rerank import Budget, Document, IRanker, PromptTemplate, R1Reranker, Routing, ScriptedEngine, Usage
-from r1_rerank.engines import Completion, GenerationRequest, TransformersEngine
+from r1_rerank.engines import Completion, GenerationRequest, TransformersEngine, decoding
 from r1_rerank.engines.batching import buckets
 from r1_rerank.engines.decoding import Job
-from r1_rerank.engines.kv_cache import Prefix
+from r1_rerank.engines.kv_cache import Batch, Prefix
 from r1_rerank.engines.queueing import Deadline
 from r1_rerank.errors import DeadlineError
 
@@ -118,6 +118,24 @@ def test_a_deadline_that_passes_says_so_alone_and_in_a_batch(engine: Transformer
     assert isinstance(in_batch.error, DeadlineError)
     assert other.error is None
     assert other.text.startswith("<answer>[")
+
+
+@pytest.mark.model
+def test_what_prompts_share_is_left_when_nobody_waits(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "PIECE", 16)
+    fed = []
+    monkeypatch.setattr(Batch, "feed", lambda batch, rows, feed=Batch.feed: (fed.append(rows), feed(batch, rows)))
+    begin = " ".join(passages(1, seed=3, words=100))
+    fresh = sharing_weights(engine)
+    late = fresh.generate([ask(f"{begin} {end}?", timeout=1e-6) for end in ("Which", "What")])
+    assert all(isinstance(completion.error, DeadlineError) for completion in late)
+    assert fed == []
+    assert len(fresh._prefixes) == 0
+    in_time = fresh.generate([ask(f"{begin} {end}?", timeout=SECONDS) for end in ("Which", "What")])
+    assert all(completion.error is None for completion in in_time)
+    assert max(len(row) for rows in fed for row in rows) <= 16
 
 
 # What a ranking leaves behind.

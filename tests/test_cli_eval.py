@@ -133,8 +133,9 @@ def refused(*arguments: str | Path) -> str:
     return line.removeprefix("error: ")
 
 
-def table(text: str) -> dict[str, list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+def table(text: str, title: str = "") -> dict[str, list[str]]:
+    """The first table, or that under a title."""
+    lines = text[text.index(title) :].split("\n\n")[1].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: row[1:] for row in rows if not row[0].startswith("---")}
 
@@ -184,6 +185,19 @@ def test_one_file_a_metric_and_json(tmp_path: Path) -> None:
     assert summary["task"] == "mine"
     assert set(summary["metrics"]) == {"ndcg@3", "hit@2"}
     assert "reference" not in report
+
+
+def test_routing_has_a_table_of_its_own_measures_for_each_objective(built: Path) -> None:
+    result = fine(built, "--task", "router-cost", "--task", "router-balance", "--task", "passage-5", "-s", "oracle")
+    assert table(result.stdout)["system"] == ["router-cost", "router-balance", "passage-5"]
+    # Where the right LLM is the dearest, a wrong one may earn more: 0.2 - 0.8 * 0.9 is less than -0.8 * 0.2.
+    for objective, reward, regret in (("cost", "-0.200", "0.120"), ("balance", "0.250", "0.000")):
+        found = table(result.stdout, f"router-{objective}: quality")
+        assert found["system"][-4:] == ["effect", "price", "reward", "regret"]
+        assert [cell.split()[0] for cell in found["oracle"][-4:]] == ["1.000", "0.500", reward, regret]
+    assert result.stdout.count("regret is against the best") == 1
+    assert "passage-5: quality" not in result.stdout
+    assert ": quality" not in fine(built, "--task", "passage-5", "-s", "oracle").stdout
 
 
 def test_a_limit_is_a_quick_look_and_the_rest_can_follow(built: Path, tmp_path: Path) -> None:
@@ -325,10 +339,12 @@ def test_reinforcement_is_compared_with_what_it_began_with(built: Path, tmp_path
 
 def test_a_protocol_without_its_checkpoint_prints_the_command_that_makes_it(built: Path, tmp_path: Path) -> None:
     message = refused(built, "--protocol", "rl", "--model", "./no-such-checkpoint")
-    assert "r1-rerank train --task recommendation --task routing --task passage --out CHECKPOINT" in message
+    assert f"r1-rerank train --data {built} --task recommendation --task routing --task passage --out C" in message
     message = refused(built, "--protocol", "zero-shot", "--checkpoints", tmp_path / "none")
     assert "3 of 3 are missing" in message
-    assert "r1-rerank train --task routing --task passage --out " in message
+    assert f"r1-rerank train --data {built} --task routing --task passage --out " in message
+    # One task is no folder to train on two others with.
+    assert "--data" not in refused(built / "passage-5", "--protocol", "zero-shot")
     (tmp_path / "some" / "without-passage").mkdir(parents=True)
     assert "2 of 3 are missing" in refused(built, "--protocol", "zero-shot", "--checkpoints", tmp_path / "some")
 
@@ -369,6 +385,8 @@ def test_the_papers_figures_are_complete() -> None:
             "popularity cannot be measured on any of these tasks",
         ),
         (["--resume"], "pass --out DIR too"),
+        (["-s", "bm25", "--task", "passage-5", "--train", "typo"], "--train: typo is no file; pass a file of training"),
+        (["-s", "bm25", "--out", __file__], f"--out: {__file__} is a file; pass a folder"),
         (["--protocol", "best"], "'best' is not one of main"),
         (["--checkpoints", "x"], "is for --protocol zero-shot alone"),
         (["--engine", "pencil"], "'pencil' is not one of"),
@@ -388,7 +406,9 @@ def test_rows_that_cannot_be_evaluated_are_refused_or_counted(tmp_path: Path) ->
     path = tmp_path / "mine.jsonl"
     bad = passages(1)[0].to_json().replace('"relevance":[1.0,', '"relevance":[0.0,').replace('"p0"', '"none"')
     path.write_text("".join(f"{row.to_json()}\n" for row in passages(3)) + f"{bad}\n{{\n", encoding="utf-8")
-    assert refused(path, "-s", "oracle").startswith(f"{path}, line 4: row 'none' has no candidate")
+    message = refused(path, "-s", "oracle")
+    assert message.startswith(f"{path}, line 4: row 'none' has no candidate")
+    assert "take it out (r1-rerank eval leaves it out with --bad-rows skip)" in message
     result = fine(path, "-s", "oracle", "--bad-rows", "skip", "--out", tmp_path / "out")
     assert "note: mine: 1 rows left out: no relevant candidate" in result.stderr
     assert "note: mine: 1 rows left out: not a row" in result.stderr

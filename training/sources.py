@@ -104,7 +104,8 @@ def check_sources(sources: Iterable[Source], *, any_split: bool = False) -> tupl
             raise InputError(
                 "sources",
                 f"{_where(source)}: {len(strangers)} of {len(source.rows)} rows are not of the split train, the first "
-                f"is {first.id!r} of {first.split!r}: train on other rows, or pass any_split=True if that is meant",
+                f"is {first.id!r} of {first.split!r}: train on other rows, or if that is meant, say so by `split: "
+                f"{first.split}` where data.train of a recipe names them (in Python: any_split=True)",
             )
     return checked
 
@@ -176,7 +177,7 @@ def _check_usable(source: Source) -> None:
         raise InputError(
             "sources",
             f"{_where(source)}: {len(alike)} of {len(source.rows)} rows have relevant candidates alone, the first is "
-            f"{alike[0]!r}: there is nothing to prefer; mend them, or read them with bad_rows='skip'",
+            f"{alike[0]!r}: there is nothing to prefer; mend them or take them out (read_sources: bad_rows='skip')",
         )
 
 

@@ -6,9 +6,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import typer
@@ -63,7 +64,7 @@ class Program(TyperGroup):
             with _library_notes():
                 code = run()
         except Exception as error:
-            _exit_with(error)
+            _exit_with(error, _engine_options(sys.argv[1:] if args is None else args))
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -82,7 +83,15 @@ def one_line(text: str) -> str:
     return _CONTROL.sub("", " ".join(text.split()))
 
 
-def _exit_with(error: Exception) -> NoReturn:
+def _engine_options(words: Sequence[str]) -> set[str]:
+    """Names of what a command line hands on to the engine; no table can list them, as a user may invent some."""
+    flag = _OPTIONS["engine-option"]
+    pairs = [word.removeprefix(f"{flag}=") for word in words if word.startswith(f"{flag}=")]
+    pairs += [word for before, word in pairwise(words) if before == flag]
+    return {pair.partition("=")[0].strip().replace("-", "_") for pair in pairs}
+
+
+def _exit_with(error: Exception, engine_options: Collection[str]) -> NoReturn:
     # What Typer raises for wrong usage has no public base class that all its versions share.
     usage = getattr(error, "format_message", None)
     if usage is not None:
@@ -93,7 +102,8 @@ def _exit_with(error: Exception) -> NoReturn:
     if isinstance(error, InputError):
         name, bracket, place = error.argument.partition("[")
         detail = str(error).removeprefix(f"{error.argument}: ")
-        print_error(f"{_OPTIONS.get(name, name)}{bracket}{place}: {detail}")
+        told = f"{_OPTIONS['engine-option']} {name}" if name in engine_options else _OPTIONS.get(name, name)
+        print_error(f"{told}{bracket}{place}: {detail}")
         sys.exit(USAGE)
     if isinstance(error, R1RerankError | OSError):
         print_error(str(error))

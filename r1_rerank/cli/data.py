@@ -73,12 +73,14 @@ def schema() -> None:
 
 @data.command()
 def check(file: Annotated[Path, ROWS]) -> None:
-    """Read every row of a file and count what is in it; exit code 1 at the first bad line."""
+    """Read every row of a file and count what is in it; exit code 1 at the first bad line, 2 if it cannot be read."""
     from ..evaluation.datasets.checking import check_file
 
     try:
         found = check_file(file)
     except DataError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # what was named is no file, as for every other command
         print_error(str(error))
         raise typer.Exit(FAILED) from error
 

@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -114,7 +115,10 @@ def _requirements(extra: str | None) -> list[Requirement]:
     core = [item for item in declared if item.marker is None or item.marker.evaluate({"extra": ""})]
     if extra is None:
         return core
-    return [item for item in declared if item not in core and item.marker and item.marker.evaluate({"extra": extra})]
+    added = [item for item in declared if item not in core and item.marker and item.marker.evaluate({"extra": extra})]
+    # An extra may be built on another.
+    below = [_requirements(name) for item in added if item.name == _PACKAGE for name in sorted(item.extras)]
+    return [*chain.from_iterable(below), *(item for item in added if item.name != _PACKAGE)]
 
 
 def _version(distribution: str) -> str | None:

@@ -132,12 +132,17 @@ def evaluate(
         raise InputError("checkpoints", "is for --protocol zero-shot alone")
     if cold_start is not None and protocol != "rl":
         raise InputError("cold_start", "is for --protocol rl alone")
+    if train is not None and not train.is_file():
+        raise InputError("train", f"{train} is no file; pass a file of training rows")
+    if out is not None and out.exists() and not out.is_dir():
+        raise InputError("out", f"{out} is a file; pass a folder")
     plan = Plan.checked(
         system or (),
         protocol,
         model=model,
         cold_start=cold_start,
         checkpoints=checkpoints,
+        built=source if any(source.glob("*/train.jsonl")) else None,
         think=think,
         baselines=baselines,
         against=against,

@@ -41,6 +41,7 @@ class Plan:
         model: str | None,
         cold_start: Path | None,
         checkpoints: Path | None,
+        built: Path | None,
         think: int | None,
         baselines: bool,
         against: str | None,
@@ -55,7 +56,9 @@ class Plan:
         pairs: tuple[tuple[str, str], ...] = ()
         notes: tuple[str, ...] = ()
         if protocol is not None:
-            found = protocol_of(protocol, model=model, cold_start=cold_start, checkpoints=checkpoints, think=think)
+            found = protocol_of(
+                protocol, model=model, cold_start=cold_start, checkpoints=checkpoints, built=built, think=think
+            )
             asked += found.systems
             tasks, pairs, notes = found.tasks, found.pairs, (f"Protocol {protocol}: {found.note}",)
         elif not asked:

@@ -19,6 +19,7 @@ from ..evaluation.records import EvaluationRun, Record, read_records
 from ..evaluation.reference import PAPER_TASKS
 from ..evaluation.registry import Builder, Spec
 from ..evaluation.report import build_report
+from ..evaluation.report_text import routing
 from ..evaluation.rowsets import BadRows, RowSet, find_tasks, read_task
 from ..evaluation.systems import System
 from ..evaluation.trec import write_qrels, write_run
@@ -57,11 +58,11 @@ class Evaluation:
         shuffles: How often rows are ranked again, shuffled.
         seed: Of the limit, the shuffles and the intervals.
         bad_rows: What rows do that cannot be evaluated.
-        out: Folder for everything; None: only the table.
+        out: Folder for everything; None: only the tables.
         resume: The folder may hold results.
         reference: Show the paper's figures.
         device: Where embeddings and cross encoders run; None: the best there is.
-        json: Print JSON in place of a table.
+        json: Print JSON in place of tables.
     """
 
     options: ModelOptions
@@ -125,7 +126,7 @@ class Evaluation:
         if self.json:
             write_json(report.to_dict(), indent=2)
         else:
-            write_text(report.overview())
+            write_text("\n".join((report.overview(), routing(report))))
         if failed := sum(run.failed for run in runs):
             note(f"{failed} rows failed and are in no mean; the same command with --resume tries them again")
             raise typer.Exit(FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ def protocol(
     model: str | None = None,
     cold_start: Path | None = None,
     checkpoints: Path | None = None,
+    built: Path | None = None,
     think: int | None = None,
 ) -> Protocol:
     """An experiment by name.
@@ -57,6 +59,7 @@ def protocol(
             None leaves it out.
         checkpoints: For `zero-shot`: folder with the checkpoints `without-recommendation`, `without-routing` and
             `without-passage`.
+        built: Folder of tasks to train on, for the commands in messages.
         think: Thinking tokens; None: as the card says.
 
     Raises:
@@ -65,7 +68,7 @@ def protocol(
     if name not in get_args(ProtocolName):
         raise InputError("protocol", f"{name!r} is not one of {', '.join(get_args(ProtocolName))}")
     if name == "zero-shot":
-        return _zero_shot(checkpoints, think)
+        return _zero_shot(checkpoints, built, think)
     if name == "direct-iterative":
         return Protocol(
             systems=(_llm("dranker", "direct", think, BASE), _llm("iranker", "iterative", think, BASE)),
@@ -75,7 +78,7 @@ def protocol(
     if name == "rl":
         from ..checkpoint import CARD_NAME
 
-        _require_trained(model)
+        _require_trained(model, built)
         trained = _llm("iranker", "iranker with training", think, None)
         before = [_llm("iranker", "iranker without training", think, BASE)]
         if cold_start is not None:
@@ -95,33 +98,35 @@ def protocol(
     )
 
 
-def train_command(tasks: Sequence[TaskName], out: str) -> str:
-    """The command that trains a checkpoint on some scenarios."""
-    return f"r1-rerank train {' '.join(f'--task {task}' for task in tasks)} --out {out}"
+def train_command(tasks: Sequence[TaskName], out: str, built: Path | None = None) -> str:
+    """The command that trains a checkpoint on some scenarios; where no folder of tasks is known, R1_BUILT names it."""
+    data = () if built is None else ("--data", str(built))
+    named = (word for task in tasks for word in ("--task", task))
+    return shlex.join(("r1-rerank", "train", *data, *named, "--out", out))
 
 
 def _llm(kind: str, name: str, think: int | None, model: str | None) -> Spec:
     return Spec(kind=kind, name=name, think=think, model=model)
 
 
-def _require_trained(model: str | None) -> None:
+def _require_trained(model: str | None, built: Path | None) -> None:
     from ..checkpoint import find_checkpoint
 
-    command = train_command(tuple(SCENARIOS), "CHECKPOINT")
+    command = train_command(tuple(SCENARIOS), "CHECKPOINT", built)
     if model is not None and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
         raise InputError("model", f"the checkpoint {model} is missing; make it with: {command}")
     if find_checkpoint(model).card is None:
         raise InputError("model", f"{model} is not trained to rank; train with: {command}, then pass it as --model")
 
 
-def _zero_shot(checkpoints: Path | None, think: int | None) -> Protocol:
+def _zero_shot(checkpoints: Path | None, built: Path | None, think: int | None) -> Protocol:
     systems: list[Spec] = []
     missing: list[str] = []
     for held_out, tasks in SCENARIOS.items():
         folder = (checkpoints or Path("CHECKPOINTS")) / f"without-{held_out}"
         if checkpoints is None or not folder.is_dir():
             others = [task for task in SCENARIOS if task != held_out]
-            missing.append(train_command(others, str(folder)))
+            missing.append(train_command(others, str(folder), built))
         spec = _llm("iranker", "iranker zero-shot", think, str(folder))
         systems.append(replace(spec, tasks=tasks))
     if missing:

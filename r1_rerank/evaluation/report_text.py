@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .measures import ROUTING_METRICS
@@ -62,8 +62,14 @@ def tables(report: Report) -> list[Table]:
 
 def overview(report: Report) -> str:
     """The overview in Markdown."""
-    table = overview_table(report)
-    return f"{table.title}. {table.note}\n\n{table.markdown()}\n"
+    return _text(overview_table(report))
+
+
+def routing(report: Report) -> str:
+    """The quality of routing tasks in Markdown, which no single metric tells; empty where there are none."""
+    found = [_quality(report, task) for task in report.tasks if _is_routing(report.of(task))]
+    # The note is the same under each.
+    return "\n".join(map(_text, (*found[:1], *(replace(table, note="") for table in found[1:]))))
 
 
 def overview_table(report: Report) -> Table:
@@ -104,6 +110,10 @@ def markdown(report: Report, plots: Mapping[str, str]) -> str:
     return "\n".join(part for part in parts if part) + "\n"
 
 
+def _text(table: Table) -> str:
+    return f"{table.title}. {table.note}".rstrip() + f"\n\n{table.markdown()}\n"
+
+
 def _reference(report: Report) -> Table:
     tasks = [task for task in report.tasks if task in PAPER_TASKS] or list(PAPER_TASKS)
     body = tuple((system, *(f"{values[task]:.2f}" for task in tasks)) for system, values in PAPER.items())
@@ -123,17 +133,20 @@ def _quality(report: Report, task: str) -> Table:
         )
         for summary in summaries
     )
-    routing = any(name in ROUTING_METRICS for name in names)
     note = (
         "Effect, price, reward and regret are of the LLM on top; the price is a share of the dearest LLM's where the "
         "data was built here; regret is against the best for each query."
     )
     return Table(
         title=f"{task}: quality",
-        note=note if routing else "",
+        note=note if _is_routing(summaries) else "",
         head=("system", "rows", "queries", *map(metric_title, names)),
         body=body,
     )
+
+
+def _is_routing(summaries: Iterable[Summary]) -> bool:
+    return any(name in ROUTING_METRICS for summary in summaries for name in summary.metrics)
 
 
 def _cost(report: Report, task: str) -> Table:

@@ -17,6 +17,8 @@ from .systems import task_of
 BadRows = Literal["refuse", "skip"]
 """What a row that cannot be evaluated does: end the evaluation before it starts, or be left out and counted."""
 
+_MEND = "mend the line or take it out (r1-rerank eval leaves it out with --bad-rows skip)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowSet:
@@ -57,7 +59,7 @@ def read_task(path: str | os.PathLike[str], *, name: str | None = None, bad_rows
             except (InputError, UnicodeDecodeError) as error:
                 if bad_rows == "refuse":
                     torn = "" if line.endswith(b"\n") else " (the last line has no newline: it may have been cut off)"
-                    raise DataError(str(path), number, f"{error}{torn}; or skip bad rows") from error
+                    raise DataError(str(path), number, f"{error}{torn}; {_MEND}") from error
                 dropped[_not_a_row(error)] += 1
                 continue
             reason = _unusable(row, lines.get(row.id))
@@ -65,7 +67,7 @@ def read_task(path: str | os.PathLike[str], *, name: str | None = None, bad_rows
             if reason is None:
                 yield row
             elif bad_rows == "refuse":
-                raise DataError(str(path), number, f"row {row.id!r} {reason[1]}; mend it, or skip bad rows")
+                raise DataError(str(path), number, f"row {row.id!r} {reason[1]}; {_MEND}")
             else:
                 dropped[reason[0]] += 1
 

@@ -97,7 +97,7 @@ def run_system(
         shown = "; ".join(
             f"{count} x {reason}, such as {min(map(str, faults[reason][1]))}" for reason, count in found.items()
         )
-        raise DataError(source, None, f"{shown}; mend the run, or skip what does not fit")
+        raise DataError(source, None, f"{shown}; mend the run, or leave it out (r1-rerank eval: --bad-rows skip)")
 
     def ranker(row: Row) -> list[float]:
         scores = run[row.id]

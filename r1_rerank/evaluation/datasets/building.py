@@ -95,8 +95,8 @@ def build(data: str | Path, out: str | Path, options: BuildOptions | None = None
         variant = next((each for each in recipe.variants if not each.missing(data)), recipe.variants[-1])
         if options.fetch:
             _fetch(variant, data)
-        if missing := variant.missing(data):
-            reason = "; ".join(f"{source.name} is missing: {source.wanted}" for source in missing)
+        if variant.missing(data):
+            reason = _wanted(recipe, data)
             if options.tasks:
                 raise DataError(str(data), None, f"{name}: {reason}")
             logger.warning("%s is SKIPPED: %s", name, reason)
@@ -105,6 +105,14 @@ def build(data: str | Path, out: str | Path, options: BuildOptions | None = None
         out.mkdir(parents=True, exist_ok=True)
         built.cards[name] = _Task(recipe, variant, data, context, options).write(out / name)
     return built
+
+
+def _wanted(recipe: Recipe, data: Path) -> str:
+    """What would have to be there: substitutes first, which are easier to get, then the paper's own data."""
+    first, *others = (each.missing(data) for each in reversed(recipe.variants))
+    needed = "; ".join(f"{source.name} is missing: {source.wanted}" for source in first)
+    instead = ("; ".join(f"{source.name}: {source.wanted}" for source in each) for each in others)
+    return "; or instead ".join((needed, *instead))
 
 
 def _fetch(variant: Variant, data: Path) -> None:

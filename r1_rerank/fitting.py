@@ -9,10 +9,10 @@ from functools import partial
 
 from .budget import fair_cap, shorten
 from .documents import Fault
-from .engines.base import Engine, context_tokens
+from .engines.base import Engine, context_tokens, count_many
 from .errors import ContextOverflowError
 from .options import RankingOptions
-from .prompts import quote
+from .prompts import Message, quote
 from .strategies import IRanker, Window
 from .tasks import Task
 
@@ -24,6 +24,10 @@ SMALLEST_WINDOW = 4
 """Documents that a prompt should hold; longer documents are shortened so far."""
 SHORTEST_DOCUMENT = 8
 """Tokens below which a shortened document is no document any more."""
+BYTES_PER_TOKEN = 6
+"""More than text has on average; a list that would not fit even so has no chance to."""
+_SPLIT = 1
+"""A label may split a word of its document, which then counts one more."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,14 @@ def fit(task: Task, texts: Sequence[str], options: RankingOptions, engine: Engin
     most = len(texts) if in_one else min(strategy.window, alphabet)
     room = _Room(task, options, engine, most)
     # A token is at least one byte, so short lists need no counting.
-    if room.left(most, [len(quote(text).encode()) for text in texts]) >= 0:
+    sizes_in_bytes = [len(quote(text).encode()) for text in texts]
+    if room.left(most, sizes_in_bytes) >= 0:
         return Fit(texts)
-    lengths = [count_text(engine, quote(text)) for text in texts]
+    # Next the prompt as a whole, where it holds all: a server is asked once, and then for a prompt that it knows.
+    has_chance = in_one and room.left(most, [size // BYTES_PER_TOKEN for size in sizes_in_bytes]) >= 0
+    if has_chance and room.left_in_one(texts) >= 0:
+        return Fit(texts)
+    lengths = count_texts(engine, list(map(quote, texts)))
     sizes = [most, *range(min(strategy.window, most - 1), 1, -1)]
     size = next((size for size in sizes if room.left(size, lengths) >= 0), 1)
     smallest = min(SMALLEST_WINDOW, most)
@@ -86,9 +95,13 @@ def fit(task: Task, texts: Sequence[str], options: RankingOptions, engine: Engin
 
 def count_text(engine: Engine, text: str) -> int:
     """Tokens of a text inside a message."""
-    return engine.count_tokens([{"role": "user", "content": text}]) - engine.count_tokens(
-        [{"role": "user", "content": ""}]
-    )
+    return count_texts(engine, [text])[0]
+
+
+def count_texts(engine: Engine, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text inside a message."""
+    empty, *whole = count_many(engine, [[{"role": "user", "content": text}] for text in ("", *texts)])
+    return [count - empty for count in whole]
 
 
 class _Room:
@@ -100,35 +113,41 @@ class _Room:
         self._engine = engine
         self._context = context_tokens(engine) or 0
         # The frame grows evenly with the number of candidates: two points tell its size for all.
-        few, many = self._frame(2), self._frame(max(most, 3))
-        self._for_each = math.ceil((many - few) / (max(most, 3) - 2)) + 1  # a label may split a word
-        self._fixed = few - 2 * (self._for_each - 1)
+        few, many = count_many(engine, [self._prompt([""] * 2), self._prompt([""] * max(most, 3))])
+        self._for_each = math.ceil((many - few) / (max(most, 3) - 2)) + _SPLIT
+        self._fixed = few - 2 * (self._for_each - _SPLIT)
 
     def left(self, size: int, lengths: Sequence[int]) -> int:
         """Tokens left when the `size` longest documents meet in one prompt."""
+        return self._beside(size) - self._fixed - self._for_each * size - sum(sorted(lengths)[-size:])
+
+    def left_in_one(self, texts: Sequence[str]) -> int:
+        """Tokens left when all documents stand in one prompt."""
+        return self._beside(len(texts)) - _SPLIT * len(texts) - self._engine.count_tokens(self._prompt(texts))
+
+    def _beside(self, size: int) -> int:
+        """Tokens of the context beside thinking, answers and further turns."""
         strategy = self._options.strategy
         turns = 0
         if isinstance(strategy, IRanker) and strategy.form == "append":
             each = TURN_TOKENS + ANSWER_TOKENS_PER_LABEL * (strategy.drop - 1)
             turns = each * math.ceil(size / strategy.drop)
-        answer = self._options.thinking + ANSWER_TOKENS_PER_LABEL * (size + 1)
-        longest = sum(sorted(lengths)[-size:])
-        return self._context - self._fixed - self._for_each * size - turns - answer - longest
+        return self._context - turns - self._options.thinking - ANSWER_TOKENS_PER_LABEL * (size + 1)
 
-    def _frame(self, size: int) -> int:
-        """Tokens of a prompt over `size` empty documents."""
-        options = self._options
+    def _prompt(self, texts: Sequence[str]) -> list[Message]:
+        """The first prompt over these documents."""
+        options, size = self._options, len(texts)
         window = Window(
             number=0,
             ask="rank" if options.strategy.name == "dranker" else "eliminate",
             pick=1,
-            candidates=(0,) * size,
+            candidates=tuple(range(size)),
             labels=(options.alphabet * (1 + size // len(options.alphabet)))[:size],
             removed=(),
             standing=(),
         )
         template = options.templates[self._task.name]
-        return self._engine.count_tokens(template.render(self._task, [""], window, thinking=options.thinking > 0))
+        return template.render(self._task, texts, window, thinking=options.thinking > 0)
 
 
 def _windowed(most: int, context: int, size: int) -> Fault:

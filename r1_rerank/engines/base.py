@@ -93,10 +93,11 @@ class Probe:
 class Engine(Protocol):
     """Runs a model. Write your own with these members; `ScriptedEngine` is the shortest example.
 
-    Six more are used where an engine has them: `notes`, faults that every result is to tell, such as what a server
+    Seven more are used where an engine has them: `notes`, faults that every result is to tell, such as what a server
     refuses; `batch_size`, how many requests it runs together (a driver keeps that many queries under way; else 8);
-    `context_tokens`, the longest prompt and answer together (else without limit); `known_tokens(request) -> int`,
-    prompt tokens that would not be computed now (else a budget of tokens trusts that steps reuse what was there);
+    `context_tokens`, the longest prompt and answer together (else without limit); `count_many(prompts) ->
+    list[int]`, token counts of several prompts at once (else `count_tokens` one by one); `known_tokens(request) ->
+    int`, prompt tokens that would not be computed now (else a budget of tokens trusts that steps reuse what was there);
     `probe(turns, alphabet, thinking) -> Probe`, asked once with a conversation after one, two and three steps (else
     everything is possible); and `submit(request) -> Future[Completion]`, which engines have that schedule requests by
     themselves, so that queries need not wait for each other (else they advance in step, a `generate` for each round).
@@ -131,6 +132,12 @@ def batch_size(engine: Engine) -> int:
 def context_tokens(engine: Engine) -> int | None:
     """Longest prompt and answer together, None where it is not known."""
     return getattr(engine, "context_tokens", None)
+
+
+def count_many(engine: Engine, prompts: Sequence[Sequence[Message]]) -> list[int]:
+    """Tokens of several prompts, together where an engine can count so."""
+    together = getattr(engine, "count_many", None)
+    return [engine.count_tokens(prompt) for prompt in prompts] if together is None else list(together(prompts))
 
 
 def notes_of(engine: Engine) -> tuple[Fault, ...]:

@@ -18,7 +18,7 @@ from .background import BackgroundLoop, within
 from .base import Completion, GenerationRequest, Probe
 from .openai_chat import ChatDialect
 from .openai_replies import Body
-from .openai_server import Server, connect
+from .openai_server import AbsentError, Server, connect
 from .openai_vllm import VLLMDialect
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ class OpenAIEngine:
             environment (`HTTPS_PROXY`, `SSL_CERT_FILE`).
         base_url: Address of the API, mostly ending in `/v1`; default: `OPENAI_BASE_URL`, else OpenAI's.
         api_key: Default: `OPENAI_API_KEY`; a server of your own may need none.
-        timeout: Seconds that one try of a call may take.
+        timeout: Seconds that one try of a call may take, until the last byte of its reply.
         max_retries: Further tries after a time-out, a lost connection, or an answer of 429 or 5xx.
-        concurrency: Most calls under way at a time.
+        concurrency: Most calls under way at a time; on `vllm serve`, as many more may count tokens.
         context_tokens: Longest prompt and answer together; default: what the server says, else without limit.
         dialect: `auto` finds out; `vllm`, `structured` (JSON schema) and `plain` are taken at your word, and the last
             two ask nothing of the server when the engine is built.
@@ -136,6 +136,9 @@ class OpenAIEngine:
         self._loop = BackgroundLoop("r1-rerank-openai")
         try:
             self._dialect = self._loop.run(self._find(dialect, context_tokens))
+        except AbsentError as error:
+            self.close()
+            raise InputError("base_url", str(error)) from None
         except BaseException:
             self.close()
             raise
@@ -175,8 +178,16 @@ class OpenAIEngine:
         return await asyncio.wrap_future(self.submit(request))
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt, chat template included; an estimate, rather too high, where the server does not tell."""
-        return self._ask(lambda: self._dialect.count(messages))
+        """Tokens of a prompt, chat template included; an estimate, rather too high, where the server does not tell.
+
+        A server is given 3 seconds to tell, at most `timeout`; one that does not is estimated for, and not asked again
+        for ten times as long.
+        """
+        return self.count_many([messages])[0]
+
+    def count_many(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
+        """Tokens of several prompts, as many at a time as there may be calls."""
+        return self._ask(lambda: self._count(prompts))
 
     def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
         """Finds out what holds for the model's tokenizer and chat template, as far as the server tells."""
@@ -211,6 +222,13 @@ class OpenAIEngine:
         said = card.get("max_model_len") or card.get("context_length")
         return await ChatDialect.find(server, context_tokens or (said if isinstance(said, int) else None))
 
+    async def _count(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
+        counts: list[int] = []
+        for start in range(0, len(prompts), self.batch_size):
+            some = prompts[start : start + self.batch_size]
+            counts += await asyncio.gather(*map(self._dialect.count, some))
+        return counts
+
     async def _answer(self, request: GenerationRequest) -> Completion:
         started = time.perf_counter()
         try:
@@ -243,6 +261,8 @@ class OpenAIEngine:
             return future.result()
         except CancelledError:  # closed meanwhile
             raise EngineClosedError(_CLOSED) from None
+        finally:  # an interrupt leaves nothing behind
+            future.cancel()
 
 
 _CLOSED = "the engine was closed; build a new one"

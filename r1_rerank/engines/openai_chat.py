@@ -14,7 +14,7 @@ from ..strategies import ALPHABET, IRanker
 from ..tasks import PassageRanking
 from .base import Completion, GenerationRequest, Probe
 from .openai_replies import Body, estimate_tokens, first_choice, mapping, renormalise, usage_of
-from .openai_server import RefusedError, Server, SlowError
+from .openai_server import AbsentError, RefusedError, Server, SlowError
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class ChatDialect:
         A server that does not answer in time is taken for one that can do nothing special.
 
         Raises:
+            AbsentError: It has no chat completions.
             EngineError: The server failed.
         """
         dialect = cls(server, structured=True, context_tokens=context_tokens)
@@ -98,12 +99,15 @@ class ChatDialect:
             except RefusedError as error:
                 if error.field == "model":
                     raise
+                absent = isinstance(error, AbsentError)
             except SlowError as error:
                 logger.warning("taking the server for a plain one, which writes freely: %s", error)
                 dialect._structured = dialect._logprobs = False
                 return dialect
         else:
             dialect._structured = dialect._logprobs = False
+            if absent:  # some that pass requests on have nobody for a schema: only without one it is the address
+                await dialect._ask(request, _PROBE_TOKENS, constrain=False)
             return dialect
         labels = _labels(_text(choice)) or []
         dialect._structured = len(labels) == 1 and labels[0] in allowed

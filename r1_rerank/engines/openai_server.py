@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -48,6 +49,10 @@ class RefusedError(EngineError):
         return min(found)[1] if found else None
 
 
+class AbsentError(RefusedError):
+    """The server has nothing at this path."""
+
+
 class SlowError(EngineError):
     """The server did not answer in time."""
 
@@ -69,7 +74,7 @@ def connect(
         import openai
     except ImportError as error:
         raise MissingExtraError("openai", "openai") from error
-    limits: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries}
+    settings: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries, "http_client": _bounded(timeout)}
     if client is None:
         import os
 
@@ -82,14 +87,14 @@ def connect(
         if not (key.isascii() and key.isprintable()):
             raise InputError("api_key", "holds characters that no key has; copy it again")
         try:
-            return openai.AsyncOpenAI(api_key=key, base_url=base_url, **limits)
+            return openai.AsyncOpenAI(api_key=key, base_url=base_url, **settings)
         except Exception as error:  # the HTTP client's own, for an address that is none
             raise InputError("base_url", f"{own!r} is no address such as http://localhost:8000/v1") from error
     if base_url is not None or api_key is not None:
         name = "base_url" if base_url is not None else "api_key"
         raise InputError(name, "the client has its own; pass either the client or this")
     if isinstance(client, openai.AsyncOpenAI):
-        return client.copy(http_client=openai.DefaultAsyncHttpxClient(), **limits)
+        return client.copy(**settings)
     if type(client) is not openai.OpenAI:
         kind = type(client).__name__
         fix = f"pass its asynchronous twin, Async{kind}" if isinstance(client, openai.OpenAI) else "pass one"
@@ -106,8 +111,26 @@ def connect(
         project=client.project,
         default_headers=client._custom_headers,
         default_query=client.default_query,
-        **limits,
+        **settings,
     )
+
+
+def _bounded(seconds: float) -> Any:
+    """An HTTP client of openai's kind in which a time-out bounds a whole try, and not each wait for more bytes."""
+    import openai
+
+    class Bounded(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: Any, **options: Any) -> Any:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await super().send(request, **options)
+            except TimeoutError:
+                # Only the HTTP library's own time-out is one that openai tries again, and which that is depends on
+                # openai's version.
+                library: Any = sys.modules[type(request).__module__.partition(".")[0]]
+                raise library.ReadTimeout(f"no answer within {seconds:g} s", request=request) from None
+
+    return Bounded()
 
 
 class Server:
@@ -116,15 +139,17 @@ class Server:
     Args:
         client: From `connect`.
         model: Name under which the model is served.
-        timeout: Of the client, for messages.
-        concurrency: Most calls under way at a time.
+        timeout: Of the client.
+        concurrency: Most calls under way at a time; those beside /v1 are counted apart.
     """
 
     def __init__(self, client: AsyncOpenAI, model: str, timeout: float, concurrency: int) -> None:
         self.model = model
+        self.timeout = timeout
         self._places = asyncio.Semaphore(concurrency)
+        # Tokens are counted within a short time, while long answers may take all places.
+        self._places_beside = asyncio.Semaphore(concurrency)
         self._client = client
-        self._timeout = timeout
         parts = urlsplit(str(client.base_url))
         self._root = urlunsplit(parts._replace(path=re.sub(r"/v1/?$", "", parts.path), query="")).rstrip("/")
         self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")).rstrip("/")
@@ -156,9 +181,15 @@ class Server:
         """A completion of a prompt as it stands, without a chat template."""
         return await self._call("post", "/completions", {"model": self.model, **body})
 
-    async def beside(self, path: str, body: Body) -> Body:
-        """An endpoint of the server's own, which stands beside /v1."""
-        return await self._call("post", self._root + path, {"model": self.model, **body})
+    async def beside(self, path: str, body: Body, *, once: bool = False) -> Body:
+        """An endpoint of the server's own, which stands beside /v1.
+
+        Args:
+            path: Its name.
+            body: What to send.
+            once: Do not try again.
+        """
+        return await self._call("post", self._root + path, {"model": self.model, **body}, once=once)
 
     async def metrics(self) -> str:
         """What the server reports for monitoring, empty where it does not."""
@@ -171,14 +202,16 @@ class Server:
         """Closes all connections."""
         await self._client.close()
 
-    async def _call(self, method: str, path: str, body: Body | None) -> Body:
+    async def _call(self, method: str, path: str, body: Body | None, *, once: bool = False) -> Body:
         failure: EngineError
         try:
-            async with self._places:
+            async with self._places if path.startswith("/") else self._places_beside:
                 if method == "get":
                     text = await self._client.get(path, cast_to=str)
                 else:
-                    text = await self._client.post(path, cast_to=str, body=body)
+                    text = await self._client.post(
+                        path, cast_to=str, body=body, options={"max_retries": 0} if once else {}
+                    )
             answer = json.loads(text)
             if isinstance(answer, dict):
                 return answer
@@ -188,7 +221,7 @@ class Server:
                 f"{self.url} answered with broken JSON: is base_url that of an OpenAI-compatible API?"
             )
         except Exception as error:
-            failure = self._translate(error)
+            failure = self._translate(error, path.removeprefix(self._root))
         # Outside of the except clause: the original carries the request's headers, and the key among them.
         if isinstance(failure, RefusedError) and failure.field == "model" and not path.startswith("/models"):
             names = await self._names()
@@ -202,14 +235,14 @@ class Server:
             cards = None
         return f"; it has: {', '.join(card['id'] for card in cards)}" if cards else ""
 
-    def _translate(self, error: Exception) -> EngineError:
+    def _translate(self, error: Exception, path: str) -> EngineError:
         """Our error for one of the client's."""
         import openai
 
         tries = f"{self._client.max_retries + 1} tries"
         if isinstance(error, openai.APITimeoutError):
             return SlowError(
-                f"no answer from {self.url} within {self._timeout:g} s in {tries}: raise timeout, or lower concurrency"
+                f"no answer from {self.url} within {self.timeout:g} s in {tries}: raise timeout, or lower concurrency"
             )
         if isinstance(error, openai.APIConnectionError):
             cause = type(error.__cause__).__name__ if error.__cause__ else "no connection"
@@ -242,6 +275,9 @@ class Server:
         field = record.get("param")
         if status == 404 and re.search(r"\bmodel\b", detail, re.IGNORECASE):
             return RefusedError(f"{self.url} does not have the model {self.model!r}", detail, "model")
+        if status == 404:
+            hint = "" if self.url.endswith("/v1") else ": the address of an OpenAI-compatible API mostly ends in /v1"
+            return AbsentError(f"{self.url} has no {path} (404){hint}; it says: {detail}", detail, None)
         return RefusedError(
             f"{self.url} refused the request ({status}): {detail}", detail, field if isinstance(field, str) else None
         )

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from ..documents import Fault, Usage
 from ..errors import EngineError
@@ -27,13 +27,15 @@ from ..prompts import (
 )
 from ..strategies import ALPHABET
 from .base import Completion, GenerationRequest, Probe, require_room
-from .openai_replies import Body, estimate_tokens, first_choice, mapping, renormalise, usage_of
-from .openai_server import RefusedError, Server
+from .openai_replies import Body, first_choice, mapping, renormalise, usage_of
+from .openai_server import AbsentError, RefusedError, Server
+from .openai_tokens import RemoteTokenizer
 
-_REMEMBERED = 2**19
-"""Tokens of prompts and texts that are remembered: about 20 MB, and long enough to count a prompt and then send it."""
 _TOP = 20
 """Log-probabilities that servers give for a position without being asked for certain tokens."""
+
+_Asked = Literal["by id", "by rank", "not"]
+"""How the probabilities of labels are asked for, the most telling first."""
 
 
 @dataclass
@@ -48,8 +50,8 @@ class _Job:
     thinking: str = ""
     finish_reason: str = "stop"
     usage: Usage = Usage()
-    asked: int = 0
-    """Tokens of the call before."""
+    known: int = 0
+    """Tokens of the call before: what it was asked with, and what it sampled."""
 
     def count(self, call: Usage, cached: bool) -> None:
         """Adds what a call cost.
@@ -60,13 +62,12 @@ class _Job:
             call: As the server reports it.
             cached: The server has what was asked before in its cache, also where it does not report so.
         """
-        own = 0
-        if self.asked:
-            own = call.prompt_reused or (self.asked if cached else 0)
+        if self.known:
+            own = call.prompt_reused or (self.known if cached else 0)
             total = call.prompt_computed + call.prompt_reused
             call = replace(call, prompt_computed=max(0, total - own), prompt_reused=0)
         self.usage += call
-        self.asked = len(self.tokens)
+        self.known = len(self.tokens) + call.generated
 
 
 class VLLMDialect:
@@ -77,13 +78,12 @@ class VLLMDialect:
         self.context_tokens: int | None = None
         self.notes: tuple[Fault, ...] = ()
         self._server = server
-        self._tokens: OrderedDict[object, list[int]] = OrderedDict()
-        self._remembered = 0
+        self._tokenizer = RemoteTokenizer(server)
         self._label_ids: dict[str, int] = {}
         self._between: list[int] = []
         self._tail = ""
         """How the chat template opens the model's turn, after a message of one letter."""
-        self._by_id = True
+        self._logprobs: _Asked = "by id"
 
     @classmethod
     async def find(cls, server: Server) -> VLLMDialect | None:
@@ -111,11 +111,11 @@ class VLLMDialect:
 
     async def _find_labels(self) -> None:
         opening, *written = await asyncio.gather(
-            self._encode(FIRST_LABEL), *(self._encode(FIRST_LABEL + label) for label in ALPHABET)
+            self._tokenizer.encode(FIRST_LABEL), *(self._tokenizer.encode(FIRST_LABEL + label) for label in ALPHABET)
         )
         self._label_ids = {label: ids[-1] for label, ids in zip(ALPHABET, written, strict=True) if ids[:-1] == opening}
-        first = await self._encode(f"{FIRST_LABEL}{ALPHABET[0]}")
-        self._between = (await self._encode(f"{FIRST_LABEL}{ALPHABET[0]}{NEXT_LABEL}"))[len(first) :]
+        first = await self._tokenizer.encode(f"{FIRST_LABEL}{ALPHABET[0]}")
+        self._between = (await self._tokenizer.encode(f"{FIRST_LABEL}{ALPHABET[0]}{NEXT_LABEL}"))[len(first) :]
 
     async def _find_probabilities(self, tokens: list[int]) -> None:
         """Asks for one label of several, to see whether the answer keeps to them and tells all probabilities."""
@@ -123,29 +123,33 @@ class VLLMDialect:
         if len(live) < 2:
             self.capabilities -= {"constrain"}
             return
-        for by_id in (True, False):
-            self._by_id = by_id
-            job = _Job(GenerationRequest(messages=[], labels=tuple(live)), tokens + await self._opening(False, True))
-            label, logprobs = await self._label(job, live)
-            if label not in live:
-                self.capabilities -= {"constrain"}
-                return
+        prompt = tokens + await self._opening(False, True)
+        for self._logprobs in get_args(_Asked):
+            job = _Job(GenerationRequest(messages=[], labels=tuple(live)), prompt)
+            try:
+                _, logprobs = await self._label(job, live)
+            except RefusedError as error:
+                if self._logprobs == "not" or error.field == "model" or isinstance(error, AbsentError):
+                    raise
+                continue
             if logprobs is not None:
                 self.capabilities |= {"logprobs"}
                 return
+        detail = (
+            f"{self._server.url} does not tell the probabilities of all labels, so scores tell only the rank: take a "
+            f"newer vLLM, or start it with --max-logprobs {_TOP} --logprobs-mode processed_logprobs"
+        )
+        self.notes = (Fault(None, "no_logprobs", detail),)
 
     async def count(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt, chat template included; an estimate while the server fails."""
-        try:
-            return len(await self._render(messages))
-        except EngineError:
-            return estimate_tokens(messages)
+        """Tokens of a prompt, chat template included; an estimate where the server does not tell them at once."""
+        return await self._tokenizer.count(messages)
 
     async def probe(self, turns: Sequence[Sequence[Message]], alphabet: Sequence[str], thinking: bool) -> Probe:
         """Compares the tokens of a conversation with those a step later, and the labels with the vocabulary."""
         # With thinking, a turn is taken up again where it opened: thinking and label are new each time.
         prompts = [
-            await self._render(messages) if thinking else await self._prompt(messages, False, True)
+            await self._tokenizer.render(messages) if thinking else await self._prompt(messages, False, True)
             for messages in turns
         ]
         return Probe(
@@ -190,8 +194,8 @@ class VLLMDialect:
             # A token that ends the turn is no part of the thinking.
             job.tokens += ids[:-1] if choice.get("finish_reason") == "stop" and not closed else ids
         else:
-            job.tokens += await self._encode(text + THINK_CLOSE * closed)
-        job.tokens += await self._encode(close_thinking(THINK_CLOSE * closed, constrain=constrain))
+            job.tokens += await self._tokenizer.encode(text + THINK_CLOSE * closed)
+        job.tokens += await self._tokenizer.encode(close_thinking(THINK_CLOSE * closed, constrain=constrain))
 
     async def _write(self, job: _Job) -> None:
         text, choice = await self._text(job, ANSWER_CLOSE, job.request.max_answer_tokens)
@@ -228,13 +232,17 @@ class VLLMDialect:
             return await self._choose(job, live), None
         ids = {f"token_id:{self._label_ids[label]}": label for label in live}
         allowed = [self._label_ids[label] for label in live]
+        asked: dict[_Asked, Body] = {
+            "by id": {"logprobs": 1, "logprob_token_ids": allowed},
+            "by rank": {"logprobs": _TOP},
+        }
         choice = await self._complete(
             job,
             {
                 "max_tokens": 1,
                 "allowed_token_ids": allowed,
                 "return_tokens_as_token_ids": True,
-                **({"logprobs": 1, "logprob_token_ids": allowed} if self._by_id else {"logprobs": _TOP}),
+                **asked.get(self._logprobs, {}),
             },
         )
         found = mapping(choice.get("logprobs"))
@@ -252,7 +260,7 @@ class VLLMDialect:
         """Tokens of a label inside an answer."""
         if label in self._label_ids:
             return [self._label_ids[label]]
-        return (await self._encode(FIRST_LABEL + label))[len(await self._encode(FIRST_LABEL)) :]
+        return (await self._tokenizer.encode(FIRST_LABEL + label))[len(await self._tokenizer.encode(FIRST_LABEL)) :]
 
     async def _choose(self, job: _Job, live: Sequence[str]) -> str:
         """One of the live labels where some are several tokens."""
@@ -286,7 +294,7 @@ class VLLMDialect:
 
     async def _prompt(self, messages: Sequence[Message], thinking: bool, constrain: bool) -> list[int]:
         """Tokens of the prompt and of what opens the model's turn."""
-        tokens, opening = await asyncio.gather(self._render(messages), self._opening(thinking, constrain))
+        tokens, opening = await asyncio.gather(self._tokenizer.render(messages), self._opening(thinking, constrain))
         return tokens + opening
 
     async def _opening(self, thinking: bool, constrain: bool) -> list[int]:
@@ -294,25 +302,7 @@ class VLLMDialect:
         opening = open_turn(self._tail, thinking=thinking, constrain=constrain)
         if not opening:
             return []
-        before, whole = await asyncio.gather(self._encode(self._tail), self._encode(self._tail + opening))
-        return whole[len(before) :] if whole[: len(before)] == before else await self._encode(opening)
-
-    async def _render(self, messages: Sequence[Message]) -> list[int]:
-        body = {"messages": list(messages), "add_generation_prompt": True}
-        return await self._ids(tuple((turn["role"], turn["content"]) for turn in messages), body)
-
-    async def _encode(self, text: str) -> list[int]:
-        return await self._ids(text, {"prompt": text, "add_special_tokens": False})
-
-    async def _ids(self, key: object, body: Body) -> list[int]:
-        known = self._tokens.get(key)
-        if known is None:
-            known = (await self._server.beside("/tokenize", body)).get("tokens")
-            if not isinstance(known, list):
-                raise EngineError("the server's /tokenize answered without tokens")
-            self._remembered += len(known) - len(self._tokens.get(key, ()))  # another request may have been faster
-            self._tokens[key] = known
-        self._tokens.move_to_end(key)
-        while self._remembered > _REMEMBERED:
-            self._remembered -= len(self._tokens.popitem(last=False)[1])
-        return list(known)
+        before, whole = await asyncio.gather(
+            self._tokenizer.encode(self._tail), self._tokenizer.encode(self._tail + opening)
+        )
+        return whole[len(before) :] if whole[: len(before)] == before else await self._tokenizer.encode(opening)

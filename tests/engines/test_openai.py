@@ -10,6 +10,7 @@ import re
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from r1_rerank import DRanker, IRanker, R1Reranker
+from r1_rerank.budget import Budget
 from r1_rerank.engines.base import Engine, GenerationRequest
 from r1_rerank.engines.openai import OpenAIEngine
 from r1_rerank.errors import (
@@ -39,15 +41,20 @@ KEY = "sk-very-secret-0123456789"
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server sends: a status with JSON or raw bytes; `hang` waits until the client goes away."""
+    """What a server sends: a status with JSON or raw bytes.
+
+    `hang` waits until the client goes away; `drip` sends a blank now and then meanwhile.
+    """
 
     body: Any = None
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
+    drip: bool = False
 
 
 HANG = Reply(hang=True)
+DRIP = Reply(hang=True, drip=True)
 
 
 class FakeServer:
@@ -68,7 +75,8 @@ class FakeServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._send(Reply({"data": [fake.card]}) if self.path == "/v1/models" else fake.other(self.path, {}))
+                listed = self.path == "/v1/models" and fake.card
+                self._send(Reply({"data": [fake.card]}) if listed else fake.other(self.path, {}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -90,7 +98,13 @@ class FakeServer:
 
             def _send(self, reply: Reply) -> None:
                 if reply.hang:
+                    if reply.drip:
+                        self.send_response(200)
+                        self.send_header("Content-Length", "100000")
+                        self.end_headers()
                     while not fake.released.is_set():
+                        if reply.drip:
+                            self.wfile.write(b" ")
                         if select.select([self.connection], [], [], 0.02)[0] and not self.connection.recv(1):
                             fake.dropped.set()
                             break
@@ -117,7 +131,7 @@ class FakeServer:
 
     def other(self, path: str, body: Body) -> Reply:
         name = path.strip("/").replace("v1/", "").replace("/", "_")
-        if name not in self.paths:
+        if name not in self.paths or path == "/completions":  # only under /v1
             return Reply({"error": {"message": "Not Found"}}, 404)
         reply = self.paths[name](body)
         return reply if isinstance(reply, Reply) else Reply(reply)
@@ -482,8 +496,9 @@ class Letters:
         return {"choices": [{"text": label, "finish_reason": "length", "logprobs": logprobs}]}
 
 
-def letters(serve: Callable[..., FakeServer], model: Letters) -> OpenAIEngine:
-    server = serve(plain, tokenize=model.tokenize, detokenize=model.detokenize, completions=model.completions)
+def letters(serve: Callable[..., FakeServer], model: Letters, **paths: Callable[[Body], Any]) -> OpenAIEngine:
+    own = {"tokenize": model.tokenize, "detokenize": model.detokenize, "completions": model.completions}
+    server = serve(plain, **(own | paths))
     server.card |= {"owned_by": "vllm"}
     return OpenAIEngine("m", base_url=server.base_url, max_retries=0)
 
@@ -500,6 +515,60 @@ def test_an_older_vllm_is_not_credited_with_what_it_ignores(serve: Callable[...,
         engine.close()
     with pytest.raises(EngineError, match="allowed tokens"):
         letters(serve, Letters(knows=set()))
+
+
+@pytest.mark.parametrize("most", [20, 5, 0])
+def test_vllm_without_probabilities_ranks_and_says_what_would_give_them(
+    serve: Callable[..., FakeServer], most: int
+) -> None:
+    asked = list[Body]()
+    model = Letters(knows={"allowed"})
+
+    def completions(body: Body) -> Any:
+        asked.append(body)
+        if body.get("logprobs", 0) > most:
+            message = f"Requested sample logprobs of {body['logprobs']}, which is greater than max allowed: {most}"
+            return Reply({"error": {"message": message, "type": "BadRequestError", "param": "logprobs"}}, 400)
+        return model.completions(body)
+
+    engine = letters(serve, model, completions=completions)
+    assert engine.capabilities == {"constrain", "thinking"}
+    (note,) = engine.notes
+    assert (note.step, note.kind) == (None, "no_logprobs")
+    assert re.search("a newer vLLM, or start it with --max-logprobs 20", note.detail)
+    result = R1Reranker(engine, thinking=0).rerank("q", DOCUMENTS)
+    engine.close()
+    assert (result.status, result.score_kind, result.faults) == ("ok", "rank", (note,))
+    assert "logprobs" not in asked[-1]
+
+
+def test_a_vllm_that_refuses_whatever_it_is_asked_is_no_engine(serve: Callable[..., FakeServer]) -> None:
+    refusal = Reply({"error": {"message": "not today"}}, 400)
+    with pytest.raises(EngineError, match="not today"):
+        letters(serve, Letters(knows={"allowed", "ids"}), completions=lambda body: refusal)
+
+
+@pytest.mark.parametrize("caches", [True, False])
+def test_tokens_sampled_by_one_call_are_not_computed_again_by_the_next(
+    serve: Callable[..., FakeServer], caches: bool
+) -> None:
+    """A server that has a prefix cache, but does not tell what came from it."""
+    model = Letters(knows={"allowed", "ids"})
+
+    def completions(body: Body) -> Body:
+        reply = model.completions(body)
+        sampled = len(reply["choices"][0].get("token_ids", "B"))
+        return reply | {"usage": {"prompt_tokens": len(body["prompt"]), "completion_tokens": sampled}}
+
+    metrics = Reply(f'cache{{enable_prefix_caching="{caches}"}} 1'.encode())
+    engine = letters(serve, model, completions=completions, metrics=lambda body: metrics)
+    assert ("reuse" in engine.capabilities) == caches
+    for changes, sampled in (({"thinking_budget": 100}, [11, 1]), ({"labels": tuple("ABCD"), "pick": 3}, [1, 1, 1])):
+        usage = one(engine, **changes).usage
+        prompts = [len(prompt) for prompt in model.prompts[-len(sampled) :]]
+        assert usage.generated == sum(sampled)
+        assert usage.prompt_computed == (prompts[-1] - sum(sampled[:-1]) if caches else sum(prompts))
+    engine.close()
 
 
 def test_a_template_that_opens_the_thinking_is_not_opened_twice(serve: Callable[..., FakeServer]) -> None:
@@ -532,7 +601,79 @@ def test_tokens_of_old_prompts_are_forgotten(build: Build) -> None:
     assert "".join(asked) == "ABCDEB"  # half a million tokens later, B is not
 
 
+def test_a_list_near_the_context_is_counted_with_few_calls(serve: Callable[..., FakeServer]) -> None:
+    model, counted, asked = Letters(knows={"allowed", "ids"}), list[str](), list[int]()
+
+    def tokenize(body: Body) -> Body:
+        reply = model.tokenize(body) | {"max_model_len": 8192}
+        if "messages" in body:
+            counted.append(body["messages"][0]["content"])
+            reply["tokens"] = reply["tokens"][::4]
+        return reply
+
+    def completions(body: Body) -> Body:
+        asked.append(len(counted))
+        return model.completions(body)
+
+    engine = letters(serve, model, tokenize=tokenize, completions=completions)
+    reranker = R1Reranker(engine, thinking=0, strategy=DRanker())
+    counted.clear()
+    asked.clear()
+    result = reranker.rerank("q", [f"{number} " + "word " * 80 for number in range(50)])
+    engine.close()
+    assert result.status == "ok"
+    assert asked[0] == 3  # the frame twice, and the prompt, which is then known
+    assert sum(len(text) for text in counted[:2]) < 5000 < len(counted[2])
+
+
+def test_many_counts_go_side_by_side(build: Build) -> None:
+    server, engine = build(plain, dialect="vllm", concurrency=4)
+    tokenize, four = server.paths["tokenize"], threading.Barrier(4)
+
+    def together(body: Body) -> Any:
+        four.wait(5)  # one by one they would never meet
+        return tokenize(body)
+
+    server.paths["tokenize"] = together
+    prompts = [[{"role": "user", "content": "x" * number}] for number in range(8)]
+    assert engine.count_many(prompts) == [len("user:\nassistant:") + number for number in range(8)]
+
+
+def test_a_count_does_not_wait_for_answers(build: Build) -> None:
+    server, engine = build(lambda body: HANG, dialect="vllm", concurrency=1)
+    future = engine.submit(request())
+    assert server.reached.wait(5)  # by all that may be under way
+    assert engine.count_tokens([{"role": "user", "content": "x"}]) == len("user:x\nassistant:")
+    future.cancel()
+
+
 # Faults
+
+
+@pytest.mark.parametrize("dialect", ["auto", "vllm"])
+def test_an_address_without_its_last_part(serve: Callable[..., FakeServer], dialect: Any) -> None:
+    model = Letters(knows={"allowed", "ids"})
+    server = serve(plain, tokenize=model.tokenize, detokenize=model.detokenize, completions=model.completions)
+    threads = threading.active_count()
+    with pytest.raises(InputError, match=r"has no /(chat/)?completions \(404\).* mostly ends in /v1") as caught:
+        OpenAIEngine("m", base_url=server.base_url.removesuffix("/v1"), dialect=dialect)
+    assert caught.value.argument == "base_url"
+    assert threading.active_count() <= threads + 1  # the server's, for a connection that ends
+
+
+def test_a_server_without_a_list_of_models(serve: Callable[..., FakeServer]) -> None:
+    server = serve(free_or_schema)
+    server.card = {}
+    engine = OpenAIEngine("m", base_url=server.base_url)
+    assert engine.capabilities == {"constrain", "thinking"}
+    engine.close()
+
+
+def test_a_schema_that_nobody_behind_the_address_takes(build: Build) -> None:
+    nobody = Reply({"error": {"message": "No endpoints found that take these parameters"}}, 404)
+    _, engine = build(lambda body: nobody if "response_format" in body else plain(body), dialect="auto")
+    assert engine.capabilities == frozenset()
+    assert one(engine).text == "<answer>[B]</answer>"
 
 
 def test_no_server_at_all() -> None:
@@ -689,7 +830,7 @@ def test_a_failed_request_says_what_to_do(build: Build, reply: Reply, words: str
     ],
 )
 def test_vllm_that_does_not_tell_tokens_any_more(build: Build, reply: Reply, words: str) -> None:
-    server, engine = build(plain, dialect="vllm", timeout=0.5)
+    server, engine = build(plain, dialect="vllm", timeout=0.5, concurrency=2)
     reranker = R1Reranker(engine, thinking=0)
     server.paths["tokenize"] = lambda body: reply
     assert re.search(words, str(one(engine).error))
@@ -751,8 +892,61 @@ def test_a_server_that_dies_in_mid_run_leaves_a_partial_ranking(build: Build, di
 
 @BOTH
 def test_a_server_that_hangs(build: Build, dialect: str) -> None:
-    _, engine = build(lambda body: HANG, timeout=0.5, dialect=dialect)
+    _, engine = build(lambda body: HANG, timeout=0.5, dialect=dialect, concurrency=2)
     assert "within 0.5 s in 1 tries: raise timeout" in str(one(engine).error)
+
+
+def test_a_server_that_drips_is_out_of_time_too(build: Build) -> None:
+    server, engine = build(lambda body: DRIP, timeout=0.3, max_retries=1)
+    assert "within 0.3 s in 2 tries" in str(one(engine, timeout=20).error)
+    assert len(server.asked) == 2
+    assert server.dropped.wait(5)
+
+
+def test_a_server_that_hangs_over_a_count_holds_nobody_up(build: Build) -> None:
+    server, engine = build(plain, dialect="vllm", timeout=100, max_retries=3)
+    reranker = R1Reranker(engine, thinking=0)
+    counted, hanging = list[Body](), threading.Event()
+
+    def hang(body: Body) -> Reply:
+        counted.append(body)
+        hanging.set()
+        return HANG
+
+    server.paths["tokenize"] = hang
+    started = time.monotonic()
+
+    async def abandon() -> None:
+        task = asyncio.create_task(reranker.arerank("q", DOCUMENTS))
+        assert await asyncio.to_thread(hanging.wait, 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(abandon())  # which waits for the thread that counts
+    found = len(counted)
+    assert found == 2  # at once, and not again
+    assert engine.count_tokens(request().messages) > 0
+    assert len(counted) == found  # for a while it is left alone
+    result = reranker.rerank("q", DOCUMENTS, budget=Budget(seconds=0.2))
+    assert (result.status, result.faults[-1].kind) == ("fallback", "budget")
+    assert time.monotonic() - started < 60  # of the minutes that a try may take
+
+
+def test_after_a_while_a_server_is_asked_for_counts_again(build: Build) -> None:
+    server, engine = build(plain, dialect="vllm", timeout=0.3, concurrency=2)
+    before, after = request().messages, [{"role": "user", "content": "Later?"}]
+    known, tokenize = engine.count_tokens(before), server.paths["tokenize"]
+    server.paths["tokenize"] = lambda body: HANG
+    exact = len("user:Later?\nassistant:")
+    assert engine.count_tokens(after) != exact
+    server.paths["tokenize"] = tokenize
+    assert engine.count_tokens(after) != exact
+    assert engine.count_tokens(before) == known  # what it said is remembered
+    until = time.monotonic() + 30
+    while engine.count_tokens(after) != exact:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @BOTH

@@ -15,7 +15,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args, overload
+from typing import Literal, get_args, overload
 
 from ..errors import InputError, InputTypeError
 from ..evaluation.datasets.cases import elimination_cases
@@ -101,7 +101,14 @@ class Phase:
         """Whether it takes a row."""
         if self.tasks is not None and row.task not in self.tasks:
             return False
-        return self.candidates is None or _longest(row) >= self.candidates[0]
+        return self.candidates is None or longest_list(row) >= self.candidates[0]
+
+    def lacks_lenders(self, lenders: Iterable[EasyNegatives]) -> bool:
+        """Whether it wants easy negatives of passage rows, none of which could lend one to another."""
+        if not self.easy or (self.tasks is not None and "passage" not in self.tasks):
+            return False
+        of_passages = [one for one in lenders if one.passages]
+        return bool(of_passages) and not any(one.several for one in of_passages)
 
 
 class Mixture(Sequence[Row]):
@@ -118,6 +125,8 @@ class Mixture(Sequence[Row]):
         seed: Decides on everything that is drawn.
         graded_routing: The relevance of routing rows is what their objective gives each LLM, scaled to 0 to 1 within
             the list, for rewards by regret; otherwise the best LLM alone is relevant.
+        ungraded: What becomes of routing rows without effects or prices where routing is graded: they are refused, or
+            keep their label.
         any_split: Rows may belong to another split than `train`.
 
     Raises:
@@ -133,6 +142,7 @@ class Mixture(Sequence[Row]):
         phases: Sequence[Phase] = (Phase(),),
         seed: int = 0,
         graded_routing: bool = False,
+        ungraded: Literal["refuse", "keep"] = "refuse",
         any_split: bool = False,
     ) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -145,7 +155,8 @@ class Mixture(Sequence[Row]):
         self.seed = seed
         self.graded_routing = graded_routing
         self._strangers = [EasyNegatives(source.rows) for source in self.sources]
-        self._check_routing()
+        if graded_routing and ungraded == "refuse":
+            self._check_routing()
         self._plan = list(self._deal())
 
     def __len__(self) -> int:
@@ -171,11 +182,9 @@ class Mixture(Sequence[Row]):
         return self.sources[self._plan[place][1]]
 
     def _check_routing(self) -> None:
-        if not self.graded_routing:
-            return
         for source in self.sources:
             for row in source.rows:
-                if row.task == "routing" and (row.effects is None or row.prices is None):
+                if lacks_grades(row):
                     detail = f"row {row.id!r} of source {source.name!r} has no effects or no prices"
                     raise InputError("graded_routing", f"{detail}: leave it off, or pass rows that have both")
 
@@ -196,7 +205,7 @@ class Mixture(Sequence[Row]):
     def _check_phase(self, number: int, phase: Phase, usable: Sequence[int]) -> None:
         where = f"phases[{number}]"
         if not usable:
-            longest = max(_longest(row) for source in self.sources for row in source.rows)
+            longest = max(longest_list(row) for source in self.sources for row in source.rows)
             tasks = sorted({row.task for source in self.sources for row in source.rows})
             found = f"the rows are of {', '.join(tasks)}, and the longest list has {longest} candidates"
             raise InputError(where, f"no row fits it: {found}; pass other rows or another phase")
@@ -205,7 +214,7 @@ class Mixture(Sequence[Row]):
             if long := next((row for row in rows if len(row.candidates) > len(ALPHABET)), None):
                 detail = f"row {long.id!r} has {len(long.candidates)}, a question shows up to {len(ALPHABET)}"
                 raise InputError(f"{where}.candidates", f"{detail}: say how many, such as [2, {len(ALPHABET)}]")
-        if phase.easy and not any(self._strangers[place].several for place in usable):
+        if phase.lacks_lenders(self._strangers[place] for place in usable):
             raise InputError(f"{where}.easy", "no source has passage rows of two questions: leave it at 0")
 
     def _draw(self, number: int) -> Row:
@@ -220,7 +229,7 @@ class Mixture(Sequence[Row]):
                 row = _cut_words(row, phase.words, rng, uneven=phase.uneven)
         elif row.task == "recommendation" and phase.history is not None:
             row = replace(row, history=(row.history or ())[-rng.randint(*phase.history) :])
-        elif row.task == "routing" and self.graded_routing:
+        elif row.task == "routing" and self.graded_routing and not lacks_grades(row):
             row = _graded(row)
         return replace(row, id=f"{row.id}#{number}")
 
@@ -246,15 +255,20 @@ def _deck(size: int, seed: str) -> Iterator[int]:
         yield from random.Random(f"{seed}/{turn}").sample(range(size), size)
 
 
-def _longest(row: Row) -> int:
+def longest_list(row: Row) -> int:
     """Candidates of the longest list with one relevant candidate."""
     return 1 + sum(value <= 0 for value in row.relevance)
+
+
+def lacks_grades(row: Row) -> bool:
+    """Whether a routing row does not tell how good each LLM is for its objective."""
+    return row.task == "routing" and (row.effects is None or row.prices is None)
 
 
 def _listed(row: Row, candidates: tuple[int, int] | None, rng: random.Random) -> Row:
     if candidates is None:
         return permuted(row, rng.sample(range(len(row.candidates)), len(row.candidates)))
-    shortest, longest = candidates[0], min(candidates[1], _longest(row))
+    shortest, longest = candidates[0], min(candidates[1], longest_list(row))
     size = longest if row.task == "routing" else rng.randint(shortest, longest)
     positives = [place for place, value in enumerate(row.relevance) if value > 0]
     negatives = [place for place, value in enumerate(row.relevance) if value <= 0]

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..engines.tokenization import ChatTokenizer
 from ..engines.transformers import TransformersEngine
 from ..rows import Row
+from .generation import completion_tokens
 from .label_objective import _TOKENS
 from .precision import computes_mixed
-from .preflight import answer_tokens, prompt_tokens, sample_of, share_alike
+from .preflight import answer_tokens, most_candidates, sample_of, share_alike
+from .prompting import Prompts
 from .questions import Questions
-from .recipe import LabelStage, PolicyStage
+from .recipe import LabelStage, PolicyStage, RationaleStage
 from .rollouts import play
+from .trajectories import trajectories
 from .weights import count_parameters
 
 if TYPE_CHECKING:
@@ -64,18 +67,20 @@ def estimate(
         longest: Tokens of the longest prompt.
     """
     chat = ChatTokenizer(tokenizer)
-    lengths = [_example_tokens(stage, row, questions, chat) for row in sample_of(mixture)]
-    tokens = sum(lengths) / len(lengths)
-    sequence = max(1, round(tokens / (stage.group if isinstance(stage, PolicyStage) else 1)))
-    rate, generating, memory = _time(model, tokenizer, stage, sequence, chat)
+    label = questions.card.strategy == "iranker" and not questions.thinking
+    answer = 1 if label else answer_tokens(stage, questions, chat, most_candidates(mixture))
+    examples = list(_sequences(stage, mixture, questions, tokenizer, answer))
+    tokens, several = (sum(map(count, examples)) / len(examples) for count in (sum, len))
+    rate, generating, memory = _time(model, stage, max(1, round(tokens / several)), several, chat)
     seconds = stage.examples * tokens * rate
     if isinstance(stage, LabelStage | PolicyStage) and stage.on_policy:
         # A sampled state lies somewhere on the way; a label stage learns from all of it.
         share = 1.0 if isinstance(stage, LabelStage) else 0.5
         seconds += stage.examples * share * _time_playing(mixture[len(mixture) // 2], questions, model, tokenizer)
     if isinstance(stage, PolicyStage):
-        answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
         seconds += stage.examples * stage.group * answer * generating
+        if stage.kl and not hasattr(model, "peft_config"):
+            memory += sum(parameter.nbytes for parameter in model.parameters())  # TRL's copy of whole weights
     return Estimate(
         stage=stage.name,
         steps=stage.steps,
@@ -88,24 +93,45 @@ def estimate(
     )
 
 
-def _example_tokens(stage: Stage, row: Row, questions: Questions, chat: ChatTokenizer) -> int:
-    if isinstance(stage, PolicyStage):
-        question = questions.first(row)
-        prompt = len(chat.prompt(question.messages, thinking=questions.thinking, constrain=not questions.thinking))
-        answer = answer_tokens(stage, questions, chat) if questions.thinking else 1
-        return stage.group * (prompt + answer)
-    if questions.card.form == "append" or questions.card.strategy == "dranker":
-        return prompt_tokens(row, questions, chat)
-    asked = (question for question, _ in questions.walk(row, lambda question: question.labels[-1:]))
-    return sum(len(chat.prompt(question.messages, thinking=False, constrain=True)) for question in asked)
+def _sequences(
+    stage: Stage, mixture: Sequence[Row], questions: Questions, tokenizer: Any, answer: int
+) -> Iterator[list[int]]:
+    """Tokens of each sequence that is learned from, for some of the examples; a sampled answer has so many."""
+    chat = ChatTokenizer(tokenizer)
+    if isinstance(stage, RationaleStage):
+        from .sft import rationale_tokens
+
+        prompts = Prompts(questions, tokenizer)
+        limit = completion_tokens(stage, prompts, most_candidates(mixture))
+        for row in sample_of(mixture):
+            prompt, completion = rationale_tokens(row, prompts, limit=limit, seed=stage.seed)
+            yield [len(prompt) + len(completion)]
+        return
+    for row in sample_of(mixture):
+        if isinstance(stage, PolicyStage):
+            prompt = chat.prompt(
+                questions.first(row).messages, thinking=questions.thinking, constrain=not questions.thinking
+            )
+            yield [len(prompt) + answer] * stage.group
+        else:
+            ranking = questions.walk(row, lambda question: question.labels[-question.pick :])
+            yield [len(found.tokens) for found in trajectories(ranking, chat)]
 
 
-def _time(model: Any, tokenizer: Any, stage: Stage, sequence: int, chat: ChatTokenizer) -> tuple[float, float, int]:
-    """Seconds for a token forward and backward, seconds for a token generated, and bytes at the peak."""
+def _time(model: Any, stage: Stage, sequence: int, several: float, chat: ChatTokenizer) -> tuple[float, float, int]:
+    """Seconds for a token forward and backward, seconds for a token generated, and bytes at the peak.
+
+    Args:
+        model: On its device.
+        stage: Whose batches are timed.
+        sequence: Tokens of each sequence.
+        several: Sequences of an example.
+        chat: For a token.
+    """
     import torch
 
     device = next(model.parameters()).device
-    rows = _micro_batch(stage, sequence)
+    rows = _micro_batch(stage, sequence, several)
     tokens = torch.full((rows, sequence), next(iter(chat.label_ids.values())), device=device)
     mixed, was_training, seconds = computes_mixed(model), model.training, 0.0
     model.train()
@@ -152,10 +178,10 @@ def _time_playing(row: Row, questions: Questions, model: Any, tokenizer: Any) ->
         model.train(was_training)
 
 
-def _micro_batch(stage: Stage, sequence: int) -> int:
+def _micro_batch(stage: Stage, sequence: int, several: float) -> int:
     """Sequences that go through the model together, as the trainers decide."""
     if isinstance(stage, LabelStage):
-        return stage.micro_batch or max(1, min(stage.batch, _TOKENS // sequence))
+        return stage.micro_batch or max(1, min(round(stage.batch * several), _TOKENS // sequence))
     answers = stage.batch * (stage.group if isinstance(stage, PolicyStage) else 1)
     return min(stage.sequences, answers)
 

@@ -18,18 +18,27 @@ _CERTAIN = 1e3
 _VLLM = "TRL 1.16 generates with vLLM 0.22 to 0.31"
 
 
-def completion_tokens(stage: PolicyStage | RationaleStage, prompts: Prompts) -> int:
-    """Most tokens of what a policy writes: its thinking, its answer, and the end of its turn."""
-    return answer_tokens(stage, prompts.questions, prompts.chat) + (stage.max_completion_tokens is None)
+def completion_tokens(stage: PolicyStage | RationaleStage, prompts: Prompts, most: int) -> int:
+    """Most tokens of what a policy writes: its thinking, its answer, and the end of its turn.
+
+    Args:
+        stage: Who writes.
+        prompts: For tokens.
+        most: Candidates of its longest list.
+    """
+    return answer_tokens(stage, prompts.questions, prompts.chat, most) + (stage.max_completion_tokens is None)
 
 
-def generation_arguments(stage: PolicyStage, prompts: Prompts, choices: int, *, played: bool) -> dict[str, Any]:
+def generation_arguments(
+    stage: PolicyStage, prompts: Prompts, choices: int, *, longest: int, played: bool
+) -> dict[str, Any]:
     """How TRL's own generation keeps to the form: it knows no stop text.
 
     Args:
         stage: Who generates.
         prompts: For tokens.
         choices: The answer is one of so many labels; 0: it is text.
+        longest: Most tokens of an answer, see `completion_tokens`.
         played: A rollout generates the labels.
     """
     labels = [prompts.chat.label_ids[label] for label in prompts.questions.card.labels.alphabet[:choices]]
@@ -45,7 +54,7 @@ def generation_arguments(stage: PolicyStage, prompts: Prompts, choices: int, *, 
     if stage.vllm == "colocate":
         place = {"vllm_gpu_memory_utilization": stage.vllm_memory}
         if stage.max_prompt_tokens is not None:  # or else it makes room for the model's whole context
-            place["vllm_max_model_length"] = stage.max_prompt_tokens + completion_tokens(stage, prompts)
+            place["vllm_max_model_length"] = stage.max_prompt_tokens + longest
     return {"use_vllm": True, "vllm_mode": stage.vllm, "generation_kwargs": form, **place}
 
 

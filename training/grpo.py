@@ -116,8 +116,9 @@ def policy_trainer(
     check_stage(stage, mixture=mixture, questions=questions, model=model, tokenizer=tokenizer)
     prompts = Prompts(questions, tokenizer)
     chooses, played = _chooses(questions), _is_played(stage, questions)
-    longest = 1 if chooses else completion_tokens(stage, prompts)
     dataset = prompts.dataset(mixture)
+    most = max(map(len, dataset["labels"]))
+    longest = 1 if chooses else completion_tokens(stage, prompts, most)
     rewards = stage_rewards(stage, ask=_asked(questions), questions=questions, limit=longest)
     # TRL's own generation ends where the label is written; a rollout closes the answer itself.
     functions = [_closing(reward) if chooses and not played else reward for reward, _ in rewards.values()]
@@ -125,7 +126,7 @@ def policy_trainer(
         **_arguments(stage, str(folder), model, rows=len(mixture)),
         "max_completion_length": longest,
         "reward_weights": [weight for _, weight in rewards.values()],
-        **generation_arguments(stage, prompts, max(map(len, dataset["labels"])) if chooses else 0, played=played),
+        **generation_arguments(stage, prompts, most if chooses else 0, longest=longest, played=played),
     }
     common = {
         "model": model,

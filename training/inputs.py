@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, InputError
-from ..evaluation.datasets.leaks import question_key
+from ..errors import DataError, InputError, MissingExtraError
 from ..evaluation.registry import Builder, Spec
 from ..evaluation.rowsets import RowSet, choose
 from ..evaluation.systems import System
-from .data import Mixture, Source, check_apart, elimination_rows, hard_negatives, hold_out, pool_of, read_sources
-from .mining import EasyNegatives
+from ..rows import Row
+from .adapting import adapted
+from .data import Mixture, Source, check_apart, elimination_rows, hard_negatives, pool_of, read_sources
+from .holding import hold_some_out
+from .mining import EasyNegatives, Miner
 from .recipe import LabelStage, NegativesSettings, PolicyStage, Recipe, RowsSettings, Stage
 
+if TYPE_CHECKING:
+    from ..reranker import R1Reranker
+
 logger = logging.getLogger(__name__)
-
-
-_TRAINED = 3
-"""At most one question out of so many is held out, where the recipe names no rows for validation."""
 
 
 class Inputs:
@@ -48,15 +50,17 @@ class Inputs:
         data = self._recipe.data
         train = self._read("train", data.train, "train")
         if data.validation_limit and not data.validation:
-            # A few rows are needed more for training.
-            most = min(len({question_key(row) for row in source.rows}) for source in train) // _TRAINED
-            count = min(-(-data.validation_limit // len(train)), max(1, most))
-            train, held = hold_out(train, count, seed=data.seed)
+            train, held = hold_some_out(train, data.validation_limit, seed=data.seed)
         else:
             held = self._read("validation", data.validation, "dev") if data.validation_limit else ()
             check_apart(train, held)
         # Only now: what is held out is no negative either.
         return tuple(self._mined(source) for source in train), held
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as its rows allow it: one that names them is taken at its word, see `adapted` for any other."""
+        return self._recipe if self._recipe.data.absent == "refuse" else adapted(self._recipe, *self.sources)
 
     @cached_property
     def mixtures(self) -> tuple[Mixture, ...]:
@@ -65,24 +69,24 @@ class Inputs:
         Raises:
             InputError: A phase that no row fits, or rows that cannot be trained on.
         """
-        return tuple(self._mixture(number, stage) for number, stage in enumerate(self._recipe.stages))
+        return tuple(self._mixture(number, stage) for number, stage in enumerate(self.recipe.stages))
 
     @cached_property
     def validation(self) -> tuple[Source, ...]:
         """The held-out rows as they are ranked."""
-        data, (_, held) = self._recipe.data, self.sources
+        data, (_, held) = self.recipe.data, self.sources
         if data.validation_phase is None or not held:
             return held
         phase = data.validation_phase
         fitting = [replace(source, rows=tuple(filter(phase.fits, source.rows))) for source in held]
         fitting = [source for source in fitting if source.rows]
-        several = {source.name: EasyNegatives(source.rows).several for source in fitting}
-        if not fitting or (phase.easy and not any(several.values())):
+        lenders = {source.name: EasyNegatives(source.rows) for source in fitting}
+        if not fitting or phase.lacks_lenders(lenders.values()):
             detail = "of easy negatives: there are no two held-out passage questions" if fitting else "no row fits it"
             raise InputError("data.validation_phase", f"{detail}: change it, or hold out other rows")
         cut = []
         for source in fitting:
-            own = phase if several[source.name] else replace(phase, easy=0.0)
+            own = phase if lenders[source.name].several else replace(phase, easy=0.0)
             try:  # each row once
                 rows = Mixture([source], count=len(source.rows), phases=(own,), seed=data.seed, any_split=True)
             except InputError as error:
@@ -123,11 +127,31 @@ class Inputs:
         passages = [row for row in source.rows if row.task == "passage"]
         if not passages:
             raise InputError(argument, f"source {source.name!r} has no passage rows: leave it out")
-        mined = hard_negatives(
-            passages, pool_of(passages), by=settings.by, count=settings.count, seed=self._recipe.data.seed
-        )
         others = (row for row in source.rows if row.task != "passage")
-        return replace(source, rows=(*mined, *others))
+        with self._miner(settings) as by:
+            mined = hard_negatives(
+                passages,
+                pool_of(passages),
+                by=by,
+                count=settings.count,
+                depth=settings.depth,
+                seed=self._recipe.data.seed,
+            )
+            return replace(source, rows=(*mined, *others))
+
+    @contextmanager
+    def _miner(self, settings: NegativesSettings) -> Iterator[Miner | R1Reranker]:
+        if settings.by == "bm25":
+            yield "bm25"
+            return
+        from .validation import policy_reranker
+        from .weights import find_start, load_policy
+
+        start = find_start(self._recipe)
+        model, tokenizer = load_policy(start, self._recipe)
+        card, mixed = self._recipe.card(start.base), self._recipe.precision == "mixed"
+        with policy_reranker(model, tokenizer, card, mixed=mixed) as reranker:
+            yield reranker
 
     def _mixture(self, number: int, stage: Stage) -> Mixture:
         sources, seed = self.sources[0], self._recipe.data.seed
@@ -140,6 +164,7 @@ class Inputs:
                 phases=stage.phases,
                 seed=seed + number,
                 graded_routing=stage.graded,
+                ungraded="refuse" if self._recipe.data.absent == "refuse" else "keep",
                 any_split=any(one.split not in (None, "train") for one in self._recipe.data.train),
             )
         except InputError as error:
@@ -153,27 +178,38 @@ class Inputs:
             return None
         name = stage.teacher.system
         if name not in self._teachers:
-            rows = tuple(row for source in self.sources[0] for row in source.rows)
+            rows = tuple(self._taught(name))
             builder = Builder(llm=_no_model, train=lambda _: rows)
-            try:
-                self._teachers[name] = builder.build(Spec.parse(name), RowSet(name="train", rows=rows)).system
-            except InputError as error:
-                detail = str(error).partition(": ")[2]
-                raise InputError(f"stage {stage.name!r}: teacher.{error.argument}", detail) from error
+            self._teachers[name] = builder.build(Spec.parse(name), RowSet(name="train", rows=rows)).system
         return self._teachers[name]
+
+    def _taught(self, teacher: str) -> Iterator[Row]:
+        """The rows that a teacher's statistics are taken from."""
+        for source in self.sources[0]:
+            yield from source.rows
+        if Spec.parse(teacher).kind != "bm25":
+            return
+        # It judges no text that it has not seen, and phases cut candidates.
+        for stage, mixture in zip(self.recipe.stages, self.mixtures, strict=True):
+            if isinstance(stage, LabelStage) and stage.teacher is not None and stage.teacher.system == teacher:
+                yield from mixture
 
     def try_teacher(self, stage: Stage, mixture: Mixture) -> None:
         """Has the teacher of a stage judge one row, so that a model that cannot be loaded is known at once.
 
         Raises:
             InputError: It could not.
+            MissingExtraError: It needs an extra that is not installed.
         """
-        teacher = self.teacher(stage)
-        if teacher is None or not isinstance(stage, LabelStage) or stage.teacher is None:
+        if not isinstance(stage, LabelStage) or stage.teacher is None:
             return
         row = next((row for row in mixture if row.task in stage.teacher.tasks), None)
         try:
+            teacher = self.teacher(stage)
+            assert teacher is not None
             outcomes = [outcome for _, outcome in teacher.rank_iter([] if row is None else [row])]
+        except MissingExtraError:
+            raise
         except Exception as error:
             detail = f"{stage.teacher.system} cannot be used: {' '.join(str(error).split())}"
             raise InputError(f"stage {stage.name!r}: teacher.system", detail) from error

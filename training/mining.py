@@ -38,6 +38,11 @@ class EasyNegatives:
     def __init__(self, rows: Sequence[Row]) -> None:
         self._rows = rows
 
+    @property
+    def passages(self) -> bool:
+        """Whether there are passage rows."""
+        return bool(self._of_set)
+
     @cached_property
     def several(self) -> bool:
         """Whether there are questions that could lend a candidate to each other."""

@@ -16,7 +16,9 @@ from .curves import draw_curves
 from .folder import DATA_CARD, LOG, RECIPE, WEIGHTS, StageResult, read_validation, stage_folder
 from .logs import read_log
 from .model_card import model_card
+from .recipe import read_recipe
 from .run import Training
+from .settings import published
 from .validation import Validation
 from .weights import ADAPTER
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 README, CURVES, MERGED, FINAL = "README.md", "curves.png", "merged", "validation"
 _WEIGHTS = "adapter_model.safetensors"
-_PUBLISHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", README, CURVES, RECIPE, LOG)
+_PUBLISHED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", README, CURVES, LOG)
 
 
 def write_outputs(training: Training, results: Sequence[StageResult], *, merge: bool = False) -> Validation | None:
@@ -54,7 +56,7 @@ def write_outputs(training: Training, results: Sequence[StageResult], *, merge: 
         validation.write(out / FINAL)
     page = model_card(
         name=out.resolve().name,
-        recipe=training.portable(),
+        recipe=published(training.recipe),
         card=training.card,
         data=json.loads((out / DATA_CARD).read_text(encoding="utf-8"))["stages"],
         results=results,
@@ -155,6 +157,13 @@ def publish(out: Path, name: str) -> str:
             allow_patterns=list(_PUBLISHED),
             ignore_patterns=["stages/*", f"{MERGED}/*", f"{FINAL}/*"],
             commit_message="Train a ranker with r1-rerank",
+        )
+        # The one here says where rows lie on this machine: --resume reads it.
+        api.upload_file(
+            path_or_fileobj=published(read_recipe(out / RECIPE)).to_yaml().encode(),
+            path_in_repo=RECIPE,
+            repo_id=address.repo_id,
+            commit_message="Add the recipe",
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise CheckpointError(f"{name} cannot be pushed: {' '.join(str(error).split())}") from error

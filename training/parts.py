@@ -113,12 +113,21 @@ class NegativesSettings(Part):
     """Hard negatives in place of a row's own, mined once, before the first stage.
 
     Args:
-        by: What ranks the passages of all training rows of the source.
+        by: What ranks the passages of all training rows of the source: BM25, or the weights that the training begins
+            with, asked as `ranker` says. These rank the best of BM25, once more whenever the training is resumed.
         count: So many of the best that are not relevant become a row's negatives.
+        depth: How many of the best of BM25 the policy ranks.
     """
 
-    by: Literal["bm25"] = "bm25"
+    by: Literal["bm25", "policy"] = "bm25"
     count: Count = 8
+    depth: Count = 20
+
+    @model_validator(mode="after")
+    def _check(self) -> NegativesSettings:
+        if self.by == "policy" and self.depth < self.count:
+            raise ValueError(f"depth is {self.depth}, less than count, {self.count}: the policy needs some to choose")
+        return self
 
 
 class RowsSettings(Part):
@@ -146,12 +155,13 @@ class DataSettings(Part):
         folder: Where tasks are looked up by name; None: only files and folders are named.
         tasks: Only rows of these; None: all.
         train: Sources of training rows.
-        validation: Sources of held-out rows. None named: some queries of each training source are held out,
-            one in three at most.
+        validation: Sources of held-out rows. None named: some queries of the training sources are held out, evenly,
+            but of none more than one in three.
         validation_limit: How many rows are ranked at a validation; 0: no validation.
         validation_phase: Cuts held-out rows as a phase cuts training rows, which costs less; None: whole rows.
         seed: Decides on rows, lists, orders and what is held out.
-        absent: `skip`: what is not there is left out, as long as something is.
+        absent: `skip`: what is not there is left out, as long as something is, and with it what stages want of it:
+            phases for other tasks, longer lists, and grades of routing rows that have none.
     """
 
     folder: str | None = None

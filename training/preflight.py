@@ -103,14 +103,14 @@ def check_lengths(
     Raises:
         InputError: Prompts are longer, or no room is left for an answer; says how many and names the longest.
     """
-    chat = ChatTokenizer(tokenizer)
-    answer = answer_tokens(stage, questions, chat)
+    chat, most = ChatTokenizer(tokenizer), most_candidates(mixture)
+    answer = answer_tokens(stage, questions, chat, most)
     limit, where = stage.max_prompt_tokens, f"stage {stage.name!r}"
     if context is not None:
         if answer >= context:
             raise InputError("max_completion_tokens", f"{where}: {answer} tokens fill the model's context of {context}")
         limit = min(limit or context, context - answer)
-    if answer < (needed := _closing_tokens(questions, chat)):
+    if answer < (needed := _closing_tokens(questions, chat, most)):
         detail = f"{where}: {answer} tokens cut answers, of which the longest alone takes {needed}"
         raise InputError("max_completion_tokens", f"{detail}: allow more")
     lengths = {row.id: prompt_tokens(row, questions, chat) for row in mixture}
@@ -134,18 +134,23 @@ def prompt_tokens(row: Row, questions: Questions, chat: ChatTokenizer) -> int:
     return len(chat.prompt(question.messages, thinking=questions.thinking, constrain=not questions.thinking))
 
 
-def answer_tokens(stage: Stage, questions: Questions, chat: ChatTokenizer) -> int:
-    """Most tokens that a stage lets an answer have."""
+def answer_tokens(stage: Stage, questions: Questions, chat: ChatTokenizer, most: int) -> int:
+    """Most tokens that a stage lets an answer have, where its longest list has so many candidates."""
     limit = None if isinstance(stage, LabelStage) else stage.max_completion_tokens
-    return questions.card.thinking.budget + _closing_tokens(questions, chat) if limit is None else limit
+    return questions.card.thinking.budget + _closing_tokens(questions, chat, most) if limit is None else limit
 
 
-def _closing_tokens(questions: Questions, chat: ChatTokenizer) -> int:
+def _closing_tokens(questions: Questions, chat: ChatTokenizer, most: int) -> int:
     """Tokens of the end of thinking and the longest answer."""
     closed = close_thinking("") if questions.thinking else ""
     card = questions.card
-    labels = card.labels.alphabet if card.strategy == "dranker" else card.labels.alphabet[: card.drop]
+    labels = card.labels.alphabet[: most if card.strategy == "dranker" else card.drop]
     return len(chat.encode(closed + render_answer(labels)))
+
+
+def most_candidates(mixture: Sequence[Row]) -> int:
+    """How many the longest list has."""
+    return max(len(row.candidates) for row in mixture)
 
 
 def sample_of(mixture: Sequence[Row]) -> list[Row]:

@@ -155,9 +155,10 @@ class Recipe(Running):
 
         Args:
             folder: In place of `data.folder`; None leaves it.
-            rows: A file or task in place of all rows, of which some are held out; None leaves them.
+            rows: A file or task in place of all rows, of which some are held out; None leaves them. With them `absent`
+                is `skip`: the phases were not written for them.
             tasks: In place of `data.tasks`; none named leaves them. Phases and stages for other tasks fall away.
-            absent: In place of `data.absent`; None leaves it.
+            absent: In place of `data.absent`; None leaves it, but for rows.
 
         Raises:
             InputError: No stage is left.
@@ -168,7 +169,7 @@ class Recipe(Running):
             "absent": absent or self.data.absent,
         }
         if rows is not None:
-            changes |= {"train": (RowsSettings(rows=rows),), "validation": ()}
+            changes |= {"train": (RowsSettings(rows=rows),), "validation": (), "absent": absent or "skip"}
         data = self.data.model_copy(update=changes)
         wanted = set(data.tasks or get_args(TaskName))
         stages = []

@@ -22,7 +22,7 @@ from .preflight import check_answers, check_label_stage, check_lengths, share_al
 from .processes import check_shared, is_main, wait
 from .questions import Questions
 from .recipe import LabelStage, RationaleStage, Recipe, Stage
-from .settings import check_data, check_recipe, portable, write_settings
+from .settings import check_data, check_recipe, write_settings
 from .validation import Validator
 from .weights import Start, count_parameters, find_start, load_policy
 
@@ -38,9 +38,13 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, out: str | os.PathLike[str]) -> None:
-        self.recipe = recipe.over()
-        self.inputs = Inputs(self.recipe)
+        self.inputs = Inputs(recipe.over())
         self.out = Path(out)
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is done, as the rows allow it."""
+        return self.inputs.recipe
 
     @cached_property
     def start(self) -> Start:
@@ -214,10 +218,6 @@ class Training:
 
     def _folder(self, number: int) -> Path:
         return stage_folder(self.out, number, self.recipe.stages[number].name)
-
-    def portable(self) -> Recipe:
-        """The recipe without the place of its data on this machine."""
-        return portable(self.recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

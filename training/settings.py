@@ -12,12 +12,25 @@ from ..evaluation.baselines import digest
 from .cards import data_card
 from .folder import DATA_CARD, RECIPE, differences, write_whole
 from .inputs import Inputs
-from .recipe import Recipe, read_recipe
+from .recipe import Recipe, RowsSettings, read_recipe
 
 
 def portable(recipe: Recipe) -> Recipe:
     """A recipe without the place of its data on this machine."""
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"folder": None})})
+
+
+def published(recipe: Recipe) -> Recipe:
+    """A recipe that does not tell where rows lie on this machine, but for their names."""
+
+    def named(settings: Sequence[RowsSettings]) -> tuple[RowsSettings, ...]:
+        places = [Path(one.rows).expanduser() for one in settings]
+        names = [place.name if place.is_absolute() else one.rows for place, one in zip(places, settings, strict=True)]
+        return tuple(one.model_copy(update={"rows": name}) for one, name in zip(settings, names, strict=True))
+
+    data = portable(recipe).data
+    changes = {"train": named(data.train), "validation": named(data.validation)}
+    return recipe.model_copy(update={"data": data.model_copy(update=changes)})
 
 
 def _as_run(recipe: Recipe) -> Recipe:
@@ -46,7 +59,8 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
         return
     # Read as a recipe: one that was written before a setting was there has its default.
     old, new = (_as_run(one).model_dump(mode="json") for one in (read_recipe(path), recipe))
-    if changed := sorted(differences(old, new)):
+    # What is there is compared by itself, see `check_data`.
+    if changed := sorted(name for name in differences(old, new) if name != "data.absent"):
         raise InputError(
             "resume",
             f"{out} holds a training by another recipe (it differs in {', '.join(changed[:5])}): "

@@ -13,6 +13,7 @@ from .arguments import training_arguments
 from .callbacks import add_callbacks
 from .folder import WEIGHTS
 from .generation import completion_tokens
+from .preflight import most_candidates
 from .prompting import Prompts
 from .questions import Questions
 from .rationales import Rationale, rationale
@@ -76,7 +77,7 @@ def train_rationales(
 
     check_stage(stage, mixture=mixture, questions=questions, model=model, tokenizer=tokenizer)
     prompts = Prompts(questions, tokenizer)
-    longest = completion_tokens(stage, prompts)
+    longest = completion_tokens(stage, prompts, most_candidates(mixture))
     arguments = training_arguments(stage, str(folder), model)
     rows = arguments["per_device_train_batch_size"]
     micro = max(size for size in range(1, min(stage.sequences, rows) + 1) if rows % size == 0)
@@ -118,11 +119,16 @@ def rationale_dataset(mixture: Sequence[Row], prompts: Prompts, *, limit: int, s
 
     records = []
     for row in mixture:
-        made = rationale(row, prompts.questions, seed=seed)
-        prompt, completion = prompts.tokens(made.question), _completion(made, prompts, limit)
+        prompt, completion = rationale_tokens(row, prompts, limit=limit, seed=seed)
         mask = [0] * len(prompt) + [1] * len(completion)
         records.append({"input_ids": [*prompt, *completion], "completion_mask": mask})
     return Dataset.from_list(records)
+
+
+def rationale_tokens(row: Row, prompts: Prompts, *, limit: int, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Tokens of the one question that is asked about a row, and of reason and answer: see `rationale_dataset`."""
+    made = rationale(row, prompts.questions, seed=seed)
+    return prompts.tokens(made.question), _completion(made, prompts, limit)
 
 
 def _completion(made: Rationale, prompts: Prompts, limit: int) -> list[int]:

@@ -20,6 +20,7 @@ from ..prompts import render_answer
 from ..reranker import R1Reranker
 from ..rows import Row
 from ..strategies import ALPHABET
+from .holding import even_share
 from .precision import computes_bfloat16
 from .rewards import elimination_reward
 from .sources import Source
@@ -96,7 +97,7 @@ class Validator:
     def __init__(
         self, sources: Sequence[Source], card: RankerCard, *, limit: int, seed: int = 0, mixed: bool = False
     ) -> None:
-        each = -(-limit // len(sources))
+        each = even_share([len(source.rows) for source in sources], limit)
         self._evaluators = {
             source.name: RerankingEvaluator(
                 source.rows, name=source.name, metrics=("mrr", "ndcg@10"), limit=each, seed=seed
@@ -112,12 +113,8 @@ class Validator:
 
     def check(self, model: Any, tokenizer: Any) -> Validation:
         """Ranks with a model in training, which is left as it was."""
-        was_training = model.training
-        try:
-            with _computing(model, self._mixed):
-                return self(R1Reranker(TransformersEngine(model, tokenizer, cache_gib=1.0), **_as_asked(self._card)))
-        finally:
-            model.train(was_training)
+        with policy_reranker(model, tokenizer, self._card, mixed=self._mixed) as reranker:
+            return self(reranker)
 
     def __call__(self, reranker: R1Reranker) -> Validation:
         """Ranks with a reranker."""
@@ -128,6 +125,24 @@ class Validator:
             records = [_with_reward(record, system.rewards.get(record.row)) for record in run.records]
             runs.append(replace(run, records=tuple(records)))
         return Validation(runs=tuple(runs))
+
+
+@contextmanager
+def policy_reranker(model: Any, tokenizer: Any, card: RankerCard, *, mixed: bool) -> Iterator[R1Reranker]:
+    """A model in training as a reranker that is asked by a card; the model is left as it was.
+
+    Args:
+        model: On its device.
+        tokenizer: Its tokenizer.
+        card: How the model is asked.
+        mixed: Compute in bfloat16, as training does.
+    """
+    was_training = model.training
+    try:
+        with _computing(model, mixed):
+            yield R1Reranker(TransformersEngine(model, tokenizer, cache_gib=1.0), **_as_asked(card))
+    finally:
+        model.train(was_training)
 
 
 class _Policy:

@@ -14,9 +14,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import InputError, R1RerankError
 from ..rows import Row
 from .questions import Questions
 from .rewards import (
@@ -27,6 +27,9 @@ from .rewards import (
     ranking_reward,
     tag_count_reward,
 )
+
+if TYPE_CHECKING:
+    from .inputs import Inputs
 
 
 def compute_score(
@@ -108,9 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Beside them the ranker card, which makes a checkpoint of the weights that veRL leaves.
     """
-    from ..checkpoint import EMBEDDED_HUB, BaseModelCard
     from .inputs import Inputs
-    from .recipe import EMBEDDED, PolicyStage, read_recipe
+    from .recipe import builtin_recipes, read_recipe
 
     parser = argparse.ArgumentParser(prog="python -m r1_rerank.training.verl_reward", description=main.__doc__)
     parser.add_argument("--config", required=True, help="a recipe's file, or the name of a built-in one")
@@ -118,8 +120,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", required=True, help="the parquet file to write; r1_rerank.json goes beside it")
     parser.add_argument("--held-out", help="a second parquet file, for the held-out rows")
     options = parser.parse_args(arguments)
-    recipe = read_recipe(options.config).over(folder=options.data)
-    inputs = Inputs(recipe)
+    # As `r1-rerank train` does: a recipe of ours names all tasks, of which not everyone has built all.
+    absent: Any = "skip" if options.config in builtin_recipes() else None
+    try:
+        _write(Inputs(read_recipe(options.config).over(folder=options.data, absent=absent)), options)
+    except R1RerankError as error:
+        parser.error(str(error))
+
+
+def _write(inputs: Inputs, options: argparse.Namespace) -> None:
+    from ..checkpoint import EMBEDDED_HUB, BaseModelCard
+    from .recipe import EMBEDDED, PolicyStage
+
+    recipe = inputs.recipe
     held = [row for source in inputs.validation for row in source.rows]
     if options.held_out and not held:
         raise InputError("held-out", "the recipe holds nothing out: set data.validation_limit, or leave it out")

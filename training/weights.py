@@ -89,12 +89,12 @@ def load_policy(start: Start, recipe: Recipe) -> tuple[Any, Any]:
     elif start.adapter is None:
         model = _with_new_adapter(model, lora, recipe.seed)
     else:
-        model = _with_adapter(model, start.adapter, lora)
+        model = _with_adapter(model, start.adapter, lora, start.folder)
     mark_precision(model, recipe.precision)
     return model, tokenizer
 
 
-def _with_adapter(model: Any, adapter: Path, lora: LoraSettings) -> Any:
+def _with_adapter(model: Any, adapter: Path, lora: LoraSettings, base: Path) -> Any:
     import peft
     import torch
     from peft.tuners.lora import LoraLayer
@@ -103,6 +103,8 @@ def _with_adapter(model: Any, adapter: Path, lora: LoraSettings) -> Any:
     linear -= {name for name, module in model.named_modules() if module is model.get_output_embeddings()}
     config = peft.PeftConfig.from_pretrained(str(adapter))
     config.lora_dropout = lora.dropout
+    # The name of the base is that of the hub, where PEFT would look for it, in vain or not, at every checkpoint.
+    config.base_model_name_or_path = str(base)
     adapted = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True, config=config)
     if lora.targets == "all-linear":
         reached = {name for name, module in model.named_modules() if isinstance(module, LoraLayer)}

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,35 @@ def build_rows(count: int, *, split: str = "train", words: int = 1, candidates: 
 @pytest.fixture(scope="session")
 def toy_rows() -> Callable[..., list[Row]]:
     return build_rows
+
+
+def build_scenarios(folder: Path, candidates: int = 6) -> None:
+    """A task of each scenario, under its usual name, as `r1-rerank data build` writes them."""
+    plain = build_rows(12, candidates=candidates)
+    tastes = [
+        replace(row, task="recommendation", query=None, history=(f"film {row.id}", "another"), source="films")
+        for row in plain
+    ]
+    routes = [
+        replace(
+            row,
+            task="routing",
+            query=f"solve {row.id}",
+            objective="balance",
+            effects=tuple(0.5 + value / 2 for value in row.relevance),
+            prices=tuple(place / candidates for place in range(candidates)),
+            source="llms",
+        )
+        for row in plain
+    ]
+    for task, rows in (("passage-5", plain), ("rec-game", tastes), ("router-cost", routes)):
+        (folder / task).mkdir()
+        write_rows(rows, folder / task / "train.jsonl")
+
+
+@pytest.fixture(scope="session")
+def make_built() -> Callable[..., None]:
+    return build_scenarios
 
 
 @pytest.fixture(scope="session")

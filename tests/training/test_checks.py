@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
+from r1_rerank.engines.tokenization import ChatTokenizer
 from r1_rerank.errors import CheckpointError, InputError
+from r1_rerank.prompts import close_thinking, render_answer
 from r1_rerank.rows import Row, write_rows
 from r1_rerank.training.estimates import estimate
-from r1_rerank.training.preflight import share_alike
+from r1_rerank.training.generation import completion_tokens
+from r1_rerank.training.label_objective import LabelObjective
+from r1_rerank.training.preflight import answer_tokens, share_alike
+from r1_rerank.training.prompting import Prompts
+from r1_rerank.training.recipe import RationaleStage
+from r1_rerank.training.rewards import elimination_reward
 from r1_rerank.training.run import Training
+from r1_rerank.training.sft import rationale_dataset
 from r1_rerank.training.weights import load_policy
 
 STAGE: dict[str, Any] = {
@@ -146,6 +154,81 @@ def test_a_dry_run_takes_as_many_at_once_as_training(
     (settings,), (mixture,) = training.recipe.stages, training.inputs.mixtures
     estimate(settings, mixture, training.questions, model, tokenizer, longest=100)
     assert passes.sizes[:2] == [sequences] * 2
+
+
+class Widths:
+    """Notes how many sequences of how many tokens are computed."""
+
+    def __init__(self, model: Any) -> None:
+        self.seen: list[tuple[int, int]] = []
+        layer = next(module for module in model.modules() if type(module).__name__ == "LlamaDecoderLayer")
+        layer.register_forward_pre_hook(lambda _, inputs: self.seen.append(tuple(inputs[0].shape[:2])))
+
+
+def test_a_dry_run_of_reasons_times_the_one_question_that_is_asked_about_a_row(make: Callable[..., Training]) -> None:
+    training = make(ranker=THINKING, stages=[{**STAGE, "method": "sft"}])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    (stage,), (mixture,) = training.recipe.stages, training.inputs.mixtures
+    assert isinstance(stage, RationaleStage)
+    prompts = Prompts(training.questions, tokenizer)
+    limit = completion_tokens(stage, prompts, 3)
+    trained = [len(one["input_ids"]) for one in rationale_dataset(mixture, prompts, limit=limit, seed=stage.seed)]
+    widths = Widths(model)
+    found = estimate(stage, mixture, training.questions, model, tokenizer, longest=100)
+    assert found.tokens == sum(trained) / len(trained)
+    assert {width for _, width in widths.seen} == {round(found.tokens)}
+
+
+def test_a_dry_run_of_rewritten_eliminations_times_each_as_a_sequence(
+    make: Callable[..., Training], toy_rows: Callable[..., list[Row]]
+) -> None:
+    training = make(ranker=REWRITE, stages=[STAGE])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    rows = toy_rows(8, candidates=6)  # five eliminations each
+    laid_out = LabelObjective(
+        training.questions, ChatTokenizer(tokenizer), method="supervised", reward=elimination_reward
+    ).lay_out(rows)
+    assert len(laid_out.sequences) == 8 * 5
+    widths = Widths(model)
+    found = estimate(training.recipe.stages[0], rows, training.questions, model, tokenizer, longest=100)
+    trained = sum(len(one.tokens) for one in laid_out.sequences)
+    assert found.tokens == pytest.approx(trained / 8, rel=0.01)  # other candidates fall
+    assert all(width == pytest.approx(trained / 40, rel=0.01) for _, width in widths.seen)
+    assert {count for count, _ in widths.seen} == {1280 // round(found.tokens / 5)}
+
+
+@pytest.mark.parametrize(("lora", "copies"), [(None, 1), ({"r": 4}, 0)])
+def test_a_dry_run_counts_the_weights_that_a_policy_must_not_leave_far(
+    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch, lora: Any, copies: int
+) -> None:
+    from r1_rerank.training import estimates
+
+    monkeypatch.setattr(estimates, "_peak", lambda _: 0)
+    found = []
+    for kl in (0.0, 0.1):
+        training = make(ranker=REWRITE, lora=lora, stages=[{**GRPO, "kl": kl}])
+        model, tokenizer = load_policy(training.start, training.recipe)
+        (stage,), (mixture,) = training.recipe.stages, training.inputs.mixtures
+        found.append(estimate(stage, mixture, training.questions, model, tokenizer, longest=100).memory)
+    whole = sum(4 * parameter.numel() for parameter in model.parameters())
+    assert found[1] - found[0] == copies * whole
+
+
+def test_a_whole_order_needs_room_for_no_more_labels_than_are_shown(make: Callable[..., Training]) -> None:
+    dranker = {"strategy": "dranker", "thinking": 8}
+    stage = {**GRPO, "max_completion_tokens": 60, "phases": [{"candidates": [3, 3]}]}
+    training = make(ranker=dranker, stages=[stage])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    training.check(model, tokenizer)
+    (settings,) = training.recipe.stages
+    free = settings.model_copy(update={"max_completion_tokens": None})
+    chat = ChatTokenizer(tokenizer)
+    assert answer_tokens(free, training.questions, chat, 3) == 8 + len(
+        chat.encode(close_thinking("") + render_answer("ABC"))
+    )
+    tight = make(ranker=dranker, stages=[{**stage, "max_completion_tokens": 4}])
+    with pytest.raises(InputError, match=r"max_completion_tokens: .* 4 tokens cut answers"):
+        tight.check(model, tokenizer)
 
 
 def test_examples_from_which_nothing_is_learned_are_counted(

@@ -314,6 +314,12 @@ def test_what_answers_a_question_anywhere_is_no_easy_negative_of_it() -> None:
             assert not any(candidate.text == answer for candidate in row.candidates)
 
 
+@pytest.mark.parametrize("sources", [[USERS], [ROUTES], [USERS, ROUTES]])
+def test_without_passages_easy_says_nothing(sources: list[Source]) -> None:
+    easy, plain = (list(Mixture(sources, count=12, phases=[Phase(easy=share)])) for share in (1.0, 0.0))
+    assert easy == plain
+
+
 def test_other_tasks_have_no_easy_negatives() -> None:
     for row in Mixture(ALL, count=30, phases=[Phase(easy=1.0)]):
         if row.task != "passage":
@@ -646,6 +652,7 @@ def one(*rows: Row, **other: Any) -> list[Source]:
         (one(passage("x", 2, best=(0, 1))), r"1 of 1 rows have relevant candidates alone, the first is 'q-x'"),
         (one(ROW, ROW), r"row 'q-tides' has the id of an earlier row"),
         (one(ROW, passage("x", split="test")), r"1 of 2 rows are not of the split train, the first is 'q-x' of 'test'"),
+        (one(passage("x", split="dev")), r"say so by `split: dev` where data\.train of a recipe names them"),
         ([*one(ROW), *one(ROW)], "'mine' is the name of two"),
         (one(passage("x", split="dev"), path=Path("a/dev.jsonl")), r"source 'mine' \(a/dev.jsonl\)"),
     ],
@@ -686,6 +693,10 @@ def test_grades_of_routing_need_effects_and_prices() -> None:
     row = replace(ROUTES.rows[0], prices=None)
     with pytest.raises(InputError, match=r"graded_routing: row 'r-a sum' of source 'mine' has no effects or no prices"):
         Mixture(one(row), count=1, graded_routing=True)
+    mixed = Mixture(one(row, ROUTES.rows[1]), count=8, graded_routing=True, ungraded="keep")
+    grades = {row.id.partition("#")[0]: sorted(row.relevance) for row in mixed}
+    assert grades["r-a sum"] == [0, 0, 0, 1]
+    assert len(set(grades["r-a riddle"])) == 4
 
 
 @pytest.mark.parametrize(

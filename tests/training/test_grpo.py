@@ -211,7 +211,7 @@ def test_vllm_is_told_where_to_run_and_when_an_answer_ends(tokenizer: Any, metho
     def told(choices: int = 0, **settings: Any) -> dict[str, Any]:
         prompts = Prompts(ask(thinking=0 if choices else 16), tokenizer)
         stage = stage_of(method=method, max_prompt_tokens=200, max_completion_tokens=40, **settings)
-        return generation_arguments(stage, prompts, choices, played=False)
+        return generation_arguments(stage, prompts, choices, longest=40, played=False)
 
     inside = told(vllm="colocate", vllm_memory=0.2)
     assert (inside["use_vllm"], inside["vllm_mode"]) == (True, "colocate")

@@ -18,6 +18,7 @@ from r1_rerank import R1Reranker
 from r1_rerank.checkpoint import CARD_NAME, EMBEDDED_HUB, RankerCard
 from r1_rerank.errors import CheckpointError, DataError, InputError
 from r1_rerank.rows import Candidate, Row, write_rows
+from r1_rerank.training.data import hard_negatives, pool_of
 from r1_rerank.training.folder import WEIGHTS, StageResult, stage_folder
 from r1_rerank.training.logs import read_log
 from r1_rerank.training.model_card import model_card
@@ -26,6 +27,7 @@ from r1_rerank.training.preflight import sample_rewards
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.recipe import Recipe
 from r1_rerank.training.run import Training
+from r1_rerank.training.settings import published
 from r1_rerank.training.validation import Validation
 from r1_rerank.training.weights import load_policy
 
@@ -144,7 +146,7 @@ def test_the_model_card_tells_data_licences_figures_recipe_and_versions(finished
     assert "learning_rate: 0.01" in page
     assert str(toys) not in page
     again = Recipe.model_validate(_yaml(page.partition("```yaml")[2].partition("```")[0]))
-    assert again == training.portable()
+    assert again == published(training.recipe)
 
 
 def test_each_stage_begins_with_what_the_one_before_it_kept(finished: Finished) -> None:
@@ -220,13 +222,31 @@ def test_hard_negatives_are_mined_from_what_is_trained_on(
         _ = make(data={**data, "validation_limit": 0, "train": [{"rows": "toy"}, tastes]}).inputs.sources
 
 
+def test_hard_negatives_are_picked_by_the_weights_that_it_begins_with(
+    make: Callable[..., Training], finished: Finished, toys: Path
+) -> None:
+    mined = {"rows": "toy", "negatives": {"by": "policy", "count": 2, "depth": 6}}
+    data = {"folder": str(toys), "train": [mined], "validation_limit": 5}
+    training = make(data=data, start=str(finished.out), stages=[STAGE])
+    (train,), _ = training.inputs.sources
+    assert {len(row.candidates) for row in train.rows} == {3}
+    # The same by hand: the checkpoint ranks the best six of BM25, and its best two stay.
+    (whole,) = make("whole", data={**data, "train": [{"rows": "toy"}]}).inputs.sources[0]
+    with R1Reranker.from_pretrained(finished.out, dtype="float32") as policy:
+        by_hand = hard_negatives(whole.rows, pool_of(whole.rows), by=policy, count=2, depth=6)
+        assert train.rows == tuple(by_hand)
+    assert training.run()[0].steps == 2
+    again = make(data=data, start=str(finished.out), stages=[STAGE])
+    assert again.run(resume=True) == training.run(resume=True)
+
+
 def test_a_final_validation_is_told_though_there_was_none_before(finished: Finished) -> None:
     """As where the weights were spread over processes until the end."""
     training, results, final = finished.training, finished.results, finished.final
     assert final is not None
     page = model_card(
         name="ranker",
-        recipe=training.portable(),
+        recipe=training.recipe,
         card=training.card,
         data=[],
         results=results,
@@ -271,6 +291,17 @@ def test_an_adapter_gone_on_from_takes_the_settings_that_it_can(
     other = make("other", start=str(few.out), lora={"r": 4}, stages=[STAGE])
     with pytest.raises(InputError, match=r"lora\.targets: all-linear, but the adapter .* does not reach .*k_proj"):
         other.run()
+
+
+def test_the_hub_is_not_asked_for_a_base_that_is_here(
+    make: Callable[..., Training], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint names its base as the hub does; PEFT would look there at every save, and warn."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    shutil.copytree(finished.out, tmp_path / "start")
+    path = tmp_path / "start" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "nobody/nothing"}))
+    assert make("named", start=str(path.parent), stages=[STAGE]).run()[0].steps == 2
 
 
 def test_an_adapter_of_another_base_is_refused(
@@ -411,6 +442,25 @@ def test_a_teacher_is_asked_about_the_rows(make: Callable[..., Training]) -> Non
     assert training.run()[0].steps == 2
 
 
+def test_a_teacher_by_words_knows_what_phases_cut(make: Callable[..., Training]) -> None:
+    phase = {"candidates": [2, 3], "words": [1, 1]}
+    training = make(stages=[{**STAGE, "phases": [phase], "teacher": {"system": "bm25"}}])
+    (mixture,) = training.inputs.mixtures
+    assert {candidate.text for row in mixture for candidate in row.candidates} == {"yes", "no"}
+    teacher = training.inputs.teacher(training.recipe.stages[0])
+    assert teacher is not None
+    assert all(outcome.scores is not None for _, outcome in teacher.rank_iter(mixture))
+    assert training.run()[0].steps == 2
+
+
+def test_a_teacher_that_cannot_be_made_is_named_with_its_stage(make: Callable[..., Training]) -> None:
+    teacher = {"system": "embedding:./nowhere", "tasks": ["passage"]}
+    with pytest.raises(
+        InputError, match=r"stage 'Cold start': teacher\.system: embedding:./nowhere .*nowhere does not"
+    ):
+        make(stages=[{**STAGE, "teacher": teacher}]).run()
+
+
 def test_a_dry_run_shows_prompt_rewards_and_cost_and_writes_nothing(make: Callable[..., Training]) -> None:
     training = make()
     preview = training.dry_run()
@@ -503,6 +553,19 @@ def test_a_push_publishes_the_checkpoint_and_not_the_workshop(finished: Finished
     assert not [path for path in hub.files if path.startswith(("stages", "merged", "validation"))]
     with pytest.raises(CheckpointError, match=r"you/refused cannot be pushed: .*You may not"):
         publish(out, "you/refused")
+
+
+def test_where_rows_lie_is_not_published(make: Callable[..., Training], toys: Path, tmp_path: Path, hub: Any) -> None:
+    rows = tmp_path / "private" / "mine.jsonl"
+    rows.parent.mkdir()
+    shutil.copy(toys / "toy" / "train.jsonl", rows)
+    training = make(data={"train": [{"rows": str(rows)}], "validation_limit": 2}, stages=[STAGE])
+    write_outputs(training, training.run())
+    publish(training.out, "ranker")
+    for name in ("README.md", "recipe.yaml"):
+        assert b"rows: mine.jsonl" in hub.files[name]
+        assert b"private" not in hub.files[name]
+    assert str(rows) in (training.out / "recipe.yaml").read_text()  # a resumed training finds them
 
 
 @pytest.mark.model

@@ -52,7 +52,8 @@ def test_the_papers_setting_is_the_papers() -> None:
     assert isinstance(stage, PolicyStage)
     assert (recipe.base, recipe.lora, recipe.ranker.form) == ("Qwen/Qwen2.5-3B-Instruct", None, "rewrite")
     assert (stage.learning_rate, stage.kl, stage.batch, stage.steps) == (1e-6, 0.001, 64, 1501)
-    assert (stage.max_prompt_tokens, stage.max_completion_tokens, stage.temperature) == (1400, 1024, 1.0)
+    assert (stage.max_completion_tokens, stage.temperature) == (1024, 1.0)
+    assert stage.max_prompt_tokens == 2048  # the paper's 1,400 do not hold the longest lists that are built
     assert stage.eliminations
     assert {source.rows for source in recipe.data.train} == {
         *("rec-movie", "rec-music", "rec-game"),
@@ -159,6 +160,8 @@ def test_a_recipe_over_rows_of_ones_own_holds_some_of_them_out(tmp_path: Path) -
     own = read_recipe(written(tmp_path, data=data)).over(folder="here", rows="mine.jsonl")
     assert [source.rows for source in own.data.train] == ["mine.jsonl"]
     assert (own.data.validation, own.data.folder) == ((), "here")
+    assert own.data.absent == "skip"  # its phases were not written for these rows
+    assert read_recipe(written(tmp_path, data=data)).over(folder="here").data.absent == "refuse"
 
 
 def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> None:
@@ -193,7 +196,11 @@ def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> 
         ({"stages": [{**STAGE, "method": "rloo", "loss": "dapo"}]}, "loss needs method: grpo"),
         ({"stages": [{**STAGE, "method": "rloo"}], "ranker": {"drop": 2}}, "'first': rloo judges one label a step"),
         ({"stages": [{**STAGE, "method": "grpo", "vllm": "colocate"}]}, "an answer of one label is no text"),
-        ({"data": {"train": [{"rows": "a", "negatives": {"by": "policy"}}]}}, r"data\.train\.0\.negatives\.by: "),
+        ({"data": {"train": [{"rows": "a", "negatives": {"by": "chance"}}]}}, r"data\.train\.0\.negatives\.by: "),
+        (
+            {"data": {"train": [{"rows": "a", "negatives": {"by": "policy", "count": 9, "depth": 8}}]}},
+            r"data\.train\.0\.negatives: depth is 8, less than count, 9",
+        ),
         (
             {"data": {**DATA, "validation": [{"rows": "a", "negatives": {}}]}},
             "data: validation rows are ranked as they are",

@@ -126,7 +126,7 @@ def test_of_candidates_that_are_alike_any_may_fall() -> None:
 
 def test_there_is_room_for_all_that_fall(make_tokenizer: Any) -> None:
     chat = ChatTokenizer(make_tokenizer())
-    one, two = (answer_tokens(stage_of(), ask(drop=drop), chat) for drop in (1, 2))
+    one, two = (answer_tokens(stage_of(), ask(drop=drop), chat, 4) for drop in (1, 2))
     assert two > one
 
 

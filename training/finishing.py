@@ -13,7 +13,7 @@ from .folder import DONE, WEIGHTS, StageResult, figures_of, write_whole
 from .processes import sharding
 from .resuming import last_checkpoint
 from .validation import best_step
-from .weights import ADAPTER, copy_weights
+from .weights import ADAPTER, copy_weights, name_base
 
 if TYPE_CHECKING:
     from ..checkpoint import RankerCard
@@ -63,7 +63,9 @@ def finish(folder: Path, result: StageResult, tokenizer: Any, card: RankerCard) 
     elif not (folder / WEIGHTS).is_dir():  # sharded weights were gathered there
         assert last is not None
         copy_weights(Path(last), folder / WEIGHTS)
-    if not (folder / WEIGHTS / ADAPTER).is_file():
+    if (adapter := folder / WEIGHTS / ADAPTER).is_file():
+        name_base(adapter, adapter, card)
+    else:
         tokenizer.save_pretrained(folder / WEIGHTS)
     card.write(folder / WEIGHTS)
     write_whole(folder / DONE, json.dumps(asdict(result), indent=2) + "\n")

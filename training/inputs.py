@@ -150,7 +150,8 @@ class Inputs:
         start = find_start(self._recipe)
         model, tokenizer = load_policy(start, self._recipe)
         card, mixed = self._recipe.card(start.base), self._recipe.precision == "mixed"
-        with policy_reranker(model, tokenizer, card, mixed=mixed) as reranker:
+        logger.info("mining negatives by the weights that the training starts from")
+        with policy_reranker(model, tokenizer, card, mixed=mixed) as reranker, reranker:
             yield reranker
 
     def _mixture(self, number: int, stage: Stage) -> Mixture:

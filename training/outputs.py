@@ -20,7 +20,7 @@ from .recipe import read_recipe
 from .run import Training
 from .settings import published
 from .validation import Validation
-from .weights import ADAPTER
+from .weights import ADAPTER, name_base
 
 if TYPE_CHECKING:
     from .weights import Start
@@ -83,10 +83,7 @@ def write_checkpoint(weights: Path, out: Path, *, card: RankerCard) -> None:
         tensors = {name: _halved(tensor) for name, tensor in load_file(weights / _WEIGHTS).items()}
         # Bytes: a file that safetensors makes itself is for its owner alone.
         (out / _WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
-        config = json.loads((weights / ADAPTER).read_text(encoding="utf-8"))
-        # Not the folder on this machine from which the base was loaded.
-        config |= {"base_model_name_or_path": card.base.name, "inference_mode": True}
-        (out / ADAPTER).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        name_base(weights / ADAPTER, out / ADAPTER, card)
     else:
         _save(*load_model(str(weights), None, "cpu", "bfloat16"), out)
     card.write(out)

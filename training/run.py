@@ -38,7 +38,9 @@ class Training:
     """
 
     def __init__(self, recipe: Recipe, out: str | os.PathLike[str]) -> None:
-        self.inputs = Inputs(recipe.over())
+        asked = recipe.over()
+        self.inputs = Inputs(asked)
+        self._threads = asked.threads
         self.out = Path(out)
 
     @property
@@ -136,11 +138,12 @@ class Training:
         """
         if is_main():
             check_folder(self.out, resume=resume)
-            check_recipe(self.out, self.recipe)
         check_shared(self.out)
+        self._prepare()
+        if is_main():
+            check_recipe(self.out, self.recipe)
         folders = [self._folder(number) for number in range(len(self.recipe.stages))]
         results = [found for folder in folders if (found := read_result(folder))]
-        self._prepare()
         if is_main():
             check_data(self.out, self.recipe, self.inputs)
             for folder in folders[: len(results)]:
@@ -161,10 +164,10 @@ class Training:
 
     def _prepare(self) -> None:
         """Everything that needs no model."""
-        if self.recipe.threads is not None:
+        if self._threads is not None:
             import torch
 
-            torch.set_num_threads(self.recipe.threads)
+            torch.set_num_threads(self._threads)
         _require_trainers(self.recipe.stages)
         _ = self.inputs.sources, self.inputs.mixtures, self.card, self.validator
 

@@ -21,7 +21,7 @@ def portable(recipe: Recipe) -> Recipe:
 
 
 def published(recipe: Recipe) -> Recipe:
-    """A recipe that does not tell where rows lie on this machine, but for their names."""
+    """A recipe that does not tell where rows and weights lie on this machine, but for their names."""
 
     def named(settings: Sequence[RowsSettings]) -> tuple[RowsSettings, ...]:
         places = [Path(one.rows).expanduser() for one in settings]
@@ -30,7 +30,10 @@ def published(recipe: Recipe) -> Recipe:
 
     data = portable(recipe).data
     changes = {"train": named(data.train), "validation": named(data.validation)}
-    return recipe.model_copy(update={"data": data.model_copy(update=changes)})
+    start = recipe.start
+    if start is not None and Path(start).is_absolute():
+        start = Path(start).name
+    return recipe.model_copy(update={"data": data.model_copy(update=changes), "start": start})
 
 
 def _as_run(recipe: Recipe) -> Recipe:
@@ -64,7 +67,7 @@ def check_recipe(out: Path, recipe: Recipe) -> None:
         raise InputError(
             "resume",
             f"{out} holds a training by another recipe (it differs in {', '.join(changed[:5])}): "
-            "pass the same, or another folder",
+            "pass the same and the same data, or another folder",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from .processes import sharding
 from .recipe import EMBEDDED
 
 if TYPE_CHECKING:
+    from ..checkpoint import RankerCard
     from .recipe import LoraSettings, Recipe
 
 ADAPTER = "adapter_config.json"
@@ -140,6 +142,13 @@ def save_policy(model: Any, folder: Path) -> None:
     model.save_pretrained(part, **({"save_embedding_layers": False} if adapted else {}))
     _remove(folder)
     part.rename(folder)
+
+
+def name_base(source: Path, target: Path, card: RankerCard) -> None:
+    """Writes an adapter's settings with the base's name, not the folder on this machine that it was loaded from."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": card.base.name, "inference_mode": True}
+    target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def copy_weights(source: Path, folder: Path) -> None:

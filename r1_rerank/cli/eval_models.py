@@ -39,7 +39,8 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
 
     def load() -> R1Reranker:
         ready = replace(chosen, prefilter=None if first_stage is None else first_stage())
-        return (_of_base(ready, strategy) if base else ready).load()
+        # A server's model is under its own name, and the rest is here.
+        return (_of_base(ready, strategy) if base and ready.engine != "openai" else ready).load()
 
     settings: dict[str, object] = {
         **chosen.identity(),

@@ -139,7 +139,7 @@ def _print_preview(training: Training, preview: Preview) -> None:
         parts.append(
             f"{one.stage}: {one.examples} examples in {one.steps} steps, {one.tokens:.0f} tokens an example, "
             f"longest prompt {one.longest}; every answer has the same reward in {one.alike:.0%} of first questions; "
-            f"expected (an estimate from two timed steps, without validations and teachers): "
+            f"expected (an estimate from two timed steps, without validations, teachers and mining): "
             f"{_duration(one.seconds)}, {one.memory / 2**30:.1f} GiB"
         )
     write_text("\n".join(parts))

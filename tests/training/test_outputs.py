@@ -573,7 +573,8 @@ def test_an_embedded_base_is_named_by_its_hub_name(make: Callable[..., Training]
     training = make(base="embedded", precision="bfloat16", stages=[{**STAGE, "examples": 4}])
     write_outputs(training, training.run())
     out = training.out
-    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == EMBEDDED_HUB
+    for folder in (out, stage_folder(out, 0, training.recipe.stages[0].name) / WEIGHTS):
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == EMBEDDED_HUB
     assert "license: apache-2.0" in (out / "README.md").read_text()
     assert R1Reranker.from_pretrained(out).rerank("train question 1", ["no 10", "yes 11"]).faults == ()
 

@@ -26,6 +26,15 @@ def wait() -> None:
         PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
 
+def leave() -> None:
+    """The processes part, with nothing more to exchange; one that exits without it may bring itself or others down."""
+    if "RANK" in os.environ:
+        from accelerate import PartialState
+
+        wait()
+        PartialState().destroy_process_group()
+
+
 def as_first(value: dict[str, float]) -> dict[str, float]:
     """What the first process has: by rounding others may have found something else, and all must decide alike."""
     if "RANK" not in os.environ:

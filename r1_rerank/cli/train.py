@@ -62,7 +62,7 @@ def train(
     """
     from ..training.folder import RECIPE
     from ..training.outputs import check_publishing
-    from ..training.processes import is_main
+    from ..training.processes import is_main, leave
     from ..training.run import Training
 
     written = out / RECIPE
@@ -72,6 +72,7 @@ def train(
         training = Training(recipe, out)
         if dry_run:
             preview = training.dry_run()
+            leave()
             if is_main():
                 _print_preview(training, preview)
             return
@@ -80,6 +81,7 @@ def train(
         if push is not None and is_main():  # who pushes
             check_publishing(push)
         results = training.run(resume=resume)
+        leave()
         if not is_main():
             return
         _finish(training, results, merge=merge, push=push)

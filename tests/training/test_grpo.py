@@ -401,6 +401,7 @@ sys.path.insert(0, {tests!r})
 from conftest import build_model, build_row, build_tokenizer
 from r1_rerank.checkpoint import BaseModelCard
 from r1_rerank.training.grpo import train_policy
+from r1_rerank.training.processes import leave
 from r1_rerank.training.questions import Questions
 from r1_rerank.training.recipe import PolicyStage, RankerSettings
 
@@ -413,6 +414,7 @@ train_policy(
     stage=PolicyStage(**json.loads({stage!r})),
     folder={folder!r},
 )
+leave()
 """
 
 

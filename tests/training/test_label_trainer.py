@@ -232,6 +232,7 @@ sys.path.insert(0, {tests!r})
 from conftest import build_model, build_row, build_tokenizer
 from test_label_trainer import questions_in, stage
 from r1_rerank.training.label_trainer import train_labels
+from r1_rerank.training.processes import leave
 model, tokenizer = build_model(build_tokenizer()), build_tokenizer()
 rows = [build_row(number, 2 if number % 2 else 6) for number in range(8)]
 train_labels(model, tokenizer, mixture=rows, questions=questions_in("rewrite"), folder={folder!r},
@@ -239,6 +240,7 @@ train_labels(model, tokenizer, mixture=rows, questions=questions_in("rewrite"), 
 import os
 if os.environ["RANK"] == "0":
     model.save_pretrained({folder!r})
+leave()
 """
 
 

@@ -201,14 +201,14 @@ def test_a_stage_that_ended_before_its_weights_were_gathered_is_known(
 APART = """
 import os, sys
 from pathlib import Path
-from r1_rerank.training.processes import check_shared, wait
+from r1_rerank.training.processes import check_shared, leave
 folder = Path(sys.argv[1]) / os.environ["RANK"]
 folder.mkdir(exist_ok=True)
 try:
     check_shared(folder)
 except Exception as error:
     (folder / "told").write_text(str(error))
-wait()
+leave()
 """
 
 

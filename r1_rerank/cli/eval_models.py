@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..evaluation.registry import BASE, Spec
 from ..evaluation.systems import Settings
-from ..prefilter import KEEP, BM25Prefilter, EmbeddingPrefilter
+from ..prefilter import KEEP, BM25Prefilter, EmbeddingPrefilter, Prefilter
 from .model_options import ModelOptions
 
 if TYPE_CHECKING:
-    from ..prefilter import Prefilter
     from ..reranker import R1Reranker
 
 
@@ -39,7 +38,7 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
 
     def load() -> R1Reranker:
         ready = replace(chosen, prefilter=None if first_stage is None else first_stage())
-        # A server's model is under its own name, and the rest is here.
+        # A server ranks with the weights that it has: none are loaded here, and its name for them is no folder.
         return (_of_base(ready, strategy) if base and ready.engine != "openai" else ready).load()
 
     settings: dict[str, object] = {

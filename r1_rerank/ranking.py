@@ -163,13 +163,14 @@ class Ranking:
             return None
         live = window.live
         parsed = parse(completion.text, tuple(live), self._pick(window))
-        faults, notes = list(parsed.faults), list[tuple[str, str]]()
-        logprobs = None
+        faults = list(parsed.faults)
+        logprobs, odd = None, None
         if self._exact and window.ask == "eliminate":
-            logprobs = usable_distribution(completion.label_logprobs, live, notes)
+            logprobs, odd = usable_distribution(completion.label_logprobs, live)
             if logprobs is None and window.pick > 1:
                 faults.append(("too_few", f"1 label, {window.pick} wanted, and no probabilities for the others"))
-        self._faults += [Fault(number, kind, detail, self._number) for kind, detail in (*faults, *notes)]
+        noted = faults if odd is None else [*faults, odd]
+        self._faults += [Fault(number, kind, detail, self._number) for kind, detail in noted]
         self._malformed += bool(faults)
         self._usable += bool(parsed.labels)
         answer = Answer(parsed.labels, logprobs)

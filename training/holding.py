@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..errors import InputError
-from ..evaluation.datasets.leaks import LeakFilter, question_key
+from ..evaluation.datasets.leaks import question_key
 from .sources import Source, hold_out
 
 logger = logging.getLogger(__name__)
@@ -45,13 +44,11 @@ def hold_some_out(
     most = [max(1, len({question_key(row) for row in source.rows}) // _TRAINED) for source in sources]
     each = even_share(most, total)
     counts = [min(size, each) for size in most]
-    held = tuple(hold_out([source], count, seed=seed)[1][0] for source, count in zip(sources, counts, strict=True))
-    # A question may stand in several sources, as under each objective of routing.
-    unseen = LeakFilter(row for source in held for row in source.rows)
-    kept = tuple(replace(source, rows=tuple(unseen(source.rows))) for source in sources)
-    if empty := [source.name for source in kept if not source.rows]:
-        detail = f"with {sum(counts)} questions held out, source {empty[0]!r} has no row to train on"
-        raise InputError("data.validation_limit", f"{detail}: set it lower, or name other rows for validation")
+    try:
+        kept, held = hold_out(sources, counts, seed=seed)
+    except InputError as error:
+        detail = f"{total} is too many for these rows; set it lower, or name other rows for validation"
+        raise InputError("data.validation_limit", f"{detail} ({error})") from error
     if sum(counts) < total:
         logger.warning(
             "%d questions are held out for validation, not %d: of no source more than one in %d",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,14 +110,16 @@ def check_sources(sources: Iterable[Source], *, any_split: bool = False) -> tupl
     return checked
 
 
-def hold_out(sources: Iterable[Source], count: int, *, seed: int = 0) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
+def hold_out(
+    sources: Iterable[Source], count: int | Sequence[int], *, seed: int = 0
+) -> tuple[tuple[Source, ...], tuple[Source, ...]]:
     """Takes some questions of each source for validation, and all that would leak out of the others.
 
     A question that stands in several sources, as under each objective of routing, is held out of all of them.
 
     Args:
         sources: Rows to train on.
-        count: Questions to hold out of each source, with one row each.
+        count: Questions to hold out of each source, with one row each; several numbers: one for each source.
         seed: Decides which.
 
     Returns:
@@ -126,16 +128,19 @@ def hold_out(sources: Iterable[Source], count: int, *, seed: int = 0) -> tuple[t
     Raises:
         InputError: A count below 1, or a source that would keep no row.
     """
-    if count < 1:
-        raise InputError("count", f"{count} holds nothing out: pass at least 1")
     whole = tuple(sources)
-    held = [_first_questions(source, count, seed) for source in whole]
+    counts = (count,) * len(whole) if isinstance(count, int) else tuple(count)
+    if len(counts) != len(whole):
+        raise InputError("count", f"has {len(counts)} numbers for {len(whole)} sources: pass one for each")
+    if below := [one for one in counts if one < 1]:
+        raise InputError("count", f"{below[0]} holds nothing out: pass at least 1")
+    held = [_first_questions(source, one, seed) for source, one in zip(whole, counts, strict=True)]
     unseen = LeakFilter(row for source in held for row in source.rows)
     kept = [replace(source, rows=tuple(unseen(source.rows))) for source in whole]
     for source, rest in zip(whole, kept, strict=True):
         if not rest.rows:
-            detail = f"with {count} questions held out, {_where(source)} has no row of {len(source.rows)} to train on"
-            raise InputError("count", f"{detail}: hold out fewer")
+            detail = f"with {sum(counts)} questions held out, {_where(source)} has no row of {len(source.rows)} to"
+            raise InputError("count", f"{detail} train on: hold out fewer")
     return tuple(kept), tuple(held)
 
 

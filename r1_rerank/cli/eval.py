@@ -50,7 +50,10 @@ def evaluate(
     split: Annotated[str, _rows(metavar="NAME", help="Which rows of a task of the folder.")] = "test",
     train: Annotated[
         Path | None,
-        _rows(metavar="FILE", help="Rows to fit popularity and best-single on (default: the task's train.jsonl)."),
+        _rows(
+            metavar="FILE",
+            help="Rows to fit popularity, best-single and tfidf-ridge on (default: the task's train.jsonl).",
+        ),
     ] = None,
     limit: Annotated[
         int | None, _rows(min=1, metavar="N", help="A quick look at N rows of a task, over as many queries as it has.")
@@ -108,7 +111,7 @@ def evaluate(
     """Measure rankers on labelled rows.
 
     Systems: random, random-draw, incoming, oracle, bm25, minilm, popularity, cheapest,
-    dearest, best-single, embedding:NAME, cross-encoder:NAME, run:FILE (TREC), and the LLM:
+    dearest, best-single, tfidf-ridge, embedding:NAME, cross-encoder:NAME, run:FILE (TREC), and the LLM:
     iranker, dranker, model (as its card says). Options follow behind commas:
     iranker:think=32,limit=50, dranker:model=NAME,name=direct (model=base: the weights
     under the checkpoint), or iranker:prefilter=minilm,keep=5 (the head of its order; or of bm25's).

@@ -52,17 +52,16 @@ def check_engine_options(kind: type[Any], options: Mapping[str, object]) -> None
 
 
 def usable_distribution(
-    logprobs: Mapping[str, float] | None, live: Collection[str], notes: list[tuple[str, str]]
-) -> dict[str, float] | None:
-    """An engine's label probabilities, if they can be used; what is odd about them is noted."""
+    logprobs: Mapping[str, float] | None, live: Collection[str]
+) -> tuple[dict[str, float] | None, tuple[str, str] | None]:
+    """An engine's label probabilities, if they can be used, and what is odd about them: a kind of fault, and why."""
     if logprobs is None:
-        notes.append(("no_logprobs", "the engine reported no label probabilities"))
-        return None
+        return None, ("no_logprobs", "the engine reported no label probabilities")
     # A little above 0 is rounding; more, or a label that is not live, is a mistake of the engine.
     numbers = [float(value) for value in logprobs.values() if isinstance(value, int | float)]
     if set(logprobs) != set(live) or len(numbers) < len(live) or not all(value <= 1e-3 for value in numbers):
-        notes.append(("bad_logprobs", "the engine reported probabilities that are not those of the live labels"))
-        return None
+        return None, ("bad_logprobs", "the engine reported probabilities that are not those of the live labels")
+    odd = None
     if len(logprobs) > 2 and len(set(logprobs.values())) == 1:
-        notes.append(("flat", "all labels are equally probable: the model may not expect a label there"))
-    return {label: min(float(value), 0.0) for label, value in logprobs.items()}
+        odd = ("flat", "all labels are equally probable: the model may not expect a label there")
+    return {label: min(float(value), 0.0) for label, value in logprobs.items()}, odd

@@ -11,6 +11,7 @@ from ..prefilter import BM25_PARAMETERS
 from ..rows import Row
 from . import baselines
 from .baselines import ConstantLLM, Popularity, digest
+from .regression import TfidfRidge
 from .retrieval import BM25, MINILM, CrossEncoderRanker, Embedding
 from .rowsets import BadRows, RowSet
 from .systems import FunctionSystem, Ranker, RerankerSystem, Settings, System
@@ -34,6 +35,7 @@ _SIMPLE: Mapping[str, Ranker] = {
 _FITTED: Mapping[str, Callable[[Sequence[Row]], Ranker]] = {
     "popularity": Popularity.fit,
     "best-single": ConstantLLM.fit,
+    "tfidf-ridge": TfidfRidge.fit,
 }
 _NAMED = ("embedding", "cross-encoder", "run")
 LLM = ("iranker", "dranker", "model")
@@ -41,6 +43,7 @@ _ONLY = {
     "cheapest": "routing",
     "dearest": "routing",
     "best-single": "routing",
+    "tfidf-ridge": "routing",
     "popularity": "recommendation",
 }
 KINDS = (*_SIMPLE, "random-draw", *_FITTED, "bm25", MINILM, *_NAMED, *LLM)

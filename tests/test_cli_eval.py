@@ -17,9 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import r1_rerank
-from r1_rerank import R1Reranker
 from r1_rerank.cli import app
-from r1_rerank.errors import InputError
 from r1_rerank.evaluation.protocols import SCENARIOS
 from r1_rerank.evaluation.reference import PAPER, PAPER_TASKS
 from r1_rerank.rows import Candidate, Row, write_rows
@@ -449,17 +447,8 @@ def test_a_run_of_other_queries_is_refused_and_one_that_fits_in_part_counted(tmp
     assert sum(summary["dropped"].values()) == 2 + 1 + 3
 
 
-def test_the_base_of_a_served_model_is_asked_for_by_the_name_it_is_served_under(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows, asked = tmp_path / "rows.jsonl", []
-
-    def loaded(model: Any, **options: Any) -> Any:
-        asked.append(model)
-        raise InputError("base_url", "nobody is there")
-
+def test_the_weights_under_a_checkpoint_are_none_that_a_server_has(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
     write_rows(passages(1), rows)
-    monkeypatch.setattr(R1Reranker, "from_pretrained", loaded)
-    system = "iranker:model=base"
-    call(rows, "-s", system, "--engine", "openai", "--model", "served", "--no-baselines")
-    assert asked == ["served"]
+    message = refused(rows, "-s", "iranker:model=base", "--engine", "openai", "--model", "served")
+    assert "serve those, and pass their name" in message

@@ -14,6 +14,7 @@ from .generation import completion_tokens
 from .label_objective import _TOKENS
 from .precision import computes_mixed
 from .preflight import answer_tokens, most_candidates, sample_of, share_alike
+from .processes import world_size
 from .prompting import Prompts
 from .questions import Questions
 from .recipe import LabelStage, PolicyStage, RationaleStage
@@ -38,7 +39,7 @@ class Estimate:
         alike: Share of the examples whose first question has one reward for every answer, from which nothing is
             learned.
         seconds: For the stage, from two steps that were timed.
-        memory: Bytes at the peak: the process on a CPU, the device's memory elsewhere.
+        memory: Bytes at the peak of each process: its own on a CPU, its device's elsewhere. Without those of vLLM.
     """
 
     stage: str
@@ -54,7 +55,7 @@ class Estimate:
 def estimate(
     stage: Stage, mixture: Sequence[Row], questions: Questions, model: Any, tokenizer: Any, *, longest: int
 ) -> Estimate:
-    """Times two micro-steps of a stage, and counts the tokens of some of its examples.
+    """Times two micro-steps of a stage and a few tokens that are generated, and counts those of some of its examples.
 
     Weights stay as they are. Sampled answers are taken to be as long as they may be.
 
@@ -71,14 +72,21 @@ def estimate(
     answer = 1 if label else answer_tokens(stage, questions, chat, most_candidates(mixture))
     examples = list(_sequences(stage, mixture, questions, tokenizer, answer))
     tokens, several = (sum(map(count, examples)) / len(examples) for count in (sum, len))
-    rate, generating, memory = _time(model, stage, max(1, round(tokens / several)), several, chat)
-    seconds = stage.examples * tokens * rate
+    sequence = max(1, round(tokens / several))
+    rows = _micro_batch(stage, several, sequence)
+    rate, memory = _time(model, stage, rows, sequence, chat)
+    seconds = stage.examples * tokens * rate * (stage.iterations if isinstance(stage, PolicyStage) else 1)
     if isinstance(stage, LabelStage | PolicyStage) and stage.on_policy:
         # A sampled state lies somewhere on the way; a label stage learns from all of it.
         share = 1.0 if isinstance(stage, LabelStage) else 0.5
         seconds += stage.examples * share * _time_playing(mixture[len(mixture) // 2], questions, model, tokenizer)
     if isinstance(stage, PolicyStage):
+        generating, kept = _time_generating(model, rows, sequence, chat)
         seconds += stage.examples * stage.group * answer * generating
+        if stage.vllm is None and not (label and stage.method == "grpo"):  # there a rollout draws the labels
+            # TRL generates a whole batch at once. Added to the peak of a step, though no step is taken meanwhile: what
+            # it takes besides to compute so many prompts together is not measured.
+            memory += round(stage.batch / world_size() * stage.group * (longest + answer) * kept)
         if stage.kl and not hasattr(model, "peft_config"):
             memory += sum(parameter.nbytes for parameter in model.parameters())  # TRL's copy of whole weights
     return Estimate(
@@ -118,22 +126,20 @@ def _sequences(
             yield [len(found.tokens) for found in trajectories(ranking, chat)]
 
 
-def _time(model: Any, stage: Stage, sequence: int, several: float, chat: ChatTokenizer) -> tuple[float, float, int]:
-    """Seconds for a token forward and backward, seconds for a token generated, and bytes at the peak.
+def _time(model: Any, stage: Stage, rows: int, sequence: int, chat: ChatTokenizer) -> tuple[float, int]:
+    """Seconds for a token forward and backward, and bytes at the peak.
 
     Args:
         model: On its device.
         stage: Whose batches are timed.
-        sequence: Tokens of each sequence.
-        several: Sequences of an example.
+        rows: Sequences that go through the model together.
+        sequence: Tokens of each.
         chat: For a token.
     """
     import torch
 
-    device = next(model.parameters()).device
-    rows = _micro_batch(stage, sequence, several)
-    tokens = torch.full((rows, sequence), next(iter(chat.label_ids.values())), device=device)
-    mixed, was_training, seconds = computes_mixed(model), model.training, 0.0
+    tokens = _any_tokens(model, rows, sequence, chat)
+    device, mixed, was_training, seconds = tokens.device, computes_mixed(model), model.training, 0.0
     model.train()
     if stage.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -147,14 +153,6 @@ def _time(model: Any, stage: Stage, sequence: int, several: float, chat: ChatTok
             _wait(device)
             seconds = time.perf_counter() - started
         memory = _peak(device)
-        model.eval()
-        generating = 0.0
-        if isinstance(stage, PolicyStage):
-            started = time.perf_counter()
-            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
-                model.generate(tokens, attention_mask=torch.ones_like(tokens), max_new_tokens=4, do_sample=False)
-            _wait(device)
-            generating = (time.perf_counter() - started) / (4 * rows)
     finally:
         if stage.gradient_checkpointing:
             model.gradient_checkpointing_disable()
@@ -163,7 +161,39 @@ def _time(model: Any, stage: Stage, sequence: int, several: float, chat: ChatTok
     trained, _ = count_parameters(model)
     # Two moments of each trained weight are what the timed steps do not have.
     size = next(parameter.element_size() for parameter in model.parameters() if parameter.requires_grad)
-    return seconds / (rows * sequence), generating, memory + 2 * size * trained
+    return seconds / (rows * sequence), memory + 2 * size * trained
+
+
+def _time_generating(model: Any, rows: int, sequence: int, chat: ChatTokenizer) -> tuple[float, float]:
+    """Seconds for a token generated, and the bytes that generation keeps of each token of prompt and answer."""
+    import torch
+
+    tokens = _any_tokens(model, rows, sequence, chat)
+    device, was_training = tokens.device, model.training
+    model.eval()
+    try:
+        started = time.perf_counter()
+        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_mixed(model)):
+            cache = model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                max_new_tokens=4,
+                do_sample=False,
+                return_dict_in_generate=True,
+            ).past_key_values
+        _wait(device)
+        seconds = time.perf_counter() - started
+    finally:
+        model.train(was_training)
+    kept = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
+    return seconds / (4 * rows), sum(value.nbytes for value in kept) / (rows * cache.get_seq_length())
+
+
+def _any_tokens(model: Any, rows: int, sequence: int, chat: ChatTokenizer) -> Any:
+    import torch
+
+    device = next(model.parameters()).device
+    return torch.full((rows, sequence), next(iter(chat.label_ids.values())), device=device)
 
 
 def _time_playing(row: Row, questions: Questions, model: Any, tokenizer: Any) -> float:
@@ -178,8 +208,8 @@ def _time_playing(row: Row, questions: Questions, model: Any, tokenizer: Any) ->
         model.train(was_training)
 
 
-def _micro_batch(stage: Stage, sequence: int, several: float) -> int:
-    """Sequences that go through the model together, as the trainers decide."""
+def _micro_batch(stage: Stage, several: float, sequence: int) -> int:
+    """Sequences that go through the model together, as the trainers decide; an example has several."""
     if isinstance(stage, LabelStage):
         return stage.micro_batch or max(1, min(round(stage.batch * several), _TOKENS // sequence))
     answers = stage.batch * (stage.group if isinstance(stage, PolicyStage) else 1)

@@ -120,7 +120,7 @@ class Inputs:
         return tuple(found)
 
     def _mined(self, source: Source) -> Source:
-        """The source, its passage rows with hard negatives where the recipe wants them."""
+        """The source, its passage rows with hard negatives where the recipe wants them: see `NegativesSettings`."""
         if source.name not in self._negatives:
             return source
         settings, argument = self._negatives[source.name]

@@ -12,6 +12,7 @@ from ..checkpoint import EMBEDDED_HUB, RankerCard
 from ..evaluation.comparison import compare
 from ..evaluation.records import EvaluationRun
 from .folder import StageResult
+from .places import is_place, without_folders
 from .recipe import LabelStage, Recipe
 from .validation import REWARD, Validation
 
@@ -53,7 +54,10 @@ def model_card(
 
 
 def _head(name: str, card: RankerCard, adapter: bool) -> Iterator[str]:
-    yield from ("---", f"base_model: {card.base.name}", f"library_name: {'peft' if adapter else 'transformers'}")
+    yield "---"
+    if not is_place(card.base.name):  # the hub knows only models of its own
+        yield f"base_model: {card.base.name}"
+    yield f"library_name: {'peft' if adapter else 'transformers'}"
     if card.base.name == EMBEDDED_HUB:
         yield "license: apache-2.0"
     yield from ("pipeline_tag: text-ranking", "tags: [r1-rerank, reranking]", "---", "", f"# {name}", "")
@@ -61,7 +65,8 @@ def _head(name: str, card: RankerCard, adapter: bool) -> Iterator[str]:
     ways = {"iranker": "eliminates the worst candidate until one is left", "dranker": "writes the whole order at once"}
     how = ways[card.strategy] + "".join(f", and asked as {name} {ways[name]}" for name in card.also)
     thinking = f", after up to {card.thinking.budget} tokens of reasoning" if card.thinking.budget else ""
-    yield f"A ranker, {what} {card.base.name}, trained with r1-rerank {__version__}. It {how}{thinking}."
+    base = without_folders(card.base.name)
+    yield f"A ranker, {what} {base}, trained with r1-rerank {__version__}. It {how}{thinking}."
 
 
 def _use(name: str, card: RankerCard) -> Iterator[str]:

@@ -110,11 +110,16 @@ def _merged(usual: Mapping[str, Any], own: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 class NegativesSettings(Part):
-    """Hard negatives in place of a row's own, mined once, before the first stage.
+    """Hard negatives in place of a passage row's own, mined once, before the first stage.
+
+    Rows of recommendation keep their own: what is likeliest beside a user's choice may be a choice yet to come, and the
+    words of titles tell BM25 of sequels, not of tastes. In Python `hard_negatives` mines for them too.
 
     Args:
         by: What ranks the passages of all training rows of the source: BM25, or the weights that the training begins
-            with, asked as `ranker` says. These rank the best of BM25, once more whenever the training is resumed.
+            with, asked as `ranker` says. These rank the best of BM25, once more whenever the training is resumed: go
+            on with it on the same kind of device, as another one rounds otherwise, may find others, and a training
+            does not go on with other rows.
         count: So many of the best that are not relevant become a row's negatives.
         depth: How many of the best of BM25 the policy ranks.
     """

@@ -17,6 +17,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def world_size() -> int:
+    """How many there are, over all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def wait() -> None:
     """All processes have come here before one goes on."""
     if "RANK" in os.environ:
@@ -61,7 +66,7 @@ def check_shared(folder: Path) -> None:
     Raises:
         InputError: A process does not see what the first one writes.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         return
     sign = folder / SEEN
     if is_main():

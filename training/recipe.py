@@ -155,8 +155,9 @@ class Recipe(Running):
 
         Args:
             folder: In place of `data.folder`; None leaves it.
-            rows: A file or task in place of all rows, of which some are held out; None leaves them. With them `absent`
-                is `skip`: the phases were not written for them.
+            rows: A file or task in place of all rows, of which some are held out; None leaves them. The split is that
+                of the rows before, if they all name one. With them `absent` is `skip`: the phases were not written
+                for them.
             tasks: In place of `data.tasks`; none named leaves them. Phases and stages for other tasks fall away.
             absent: In place of `data.absent`; None leaves it, but for rows.
 
@@ -169,7 +170,9 @@ class Recipe(Running):
             "absent": absent or self.data.absent,
         }
         if rows is not None:
-            changes |= {"train": (RowsSettings(rows=rows),), "validation": (), "absent": absent or "skip"}
+            splits = {one.split for one in self.data.train}
+            own = RowsSettings(rows=rows, split=splits.pop() if len(splits) == 1 else None)
+            changes |= {"train": (own,), "validation": (), "absent": absent or "skip"}
         data = self.data.model_copy(update=changes)
         wanted = set(data.tasks or get_args(TaskName))
         stages = []

@@ -9,10 +9,12 @@ from typing import Any
 
 from ..errors import InputError
 from ..evaluation.baselines import digest
+from ..evaluation.registry import Spec
 from .cards import data_card
 from .folder import DATA_CARD, RECIPE, differences, write_whole
 from .inputs import Inputs
-from .recipe import Recipe, RowsSettings, read_recipe
+from .places import without_folders
+from .recipe import LabelStage, Recipe, RowsSettings, Stage, read_recipe
 
 
 def portable(recipe: Recipe) -> Recipe:
@@ -21,19 +23,28 @@ def portable(recipe: Recipe) -> Recipe:
 
 
 def published(recipe: Recipe) -> Recipe:
-    """A recipe that does not tell where rows and weights lie on this machine, but for their names."""
+    """A recipe that tells of rows, weights and teachers on this machine their names, but not where they lie."""
 
     def named(settings: Sequence[RowsSettings]) -> tuple[RowsSettings, ...]:
-        places = [Path(one.rows).expanduser() for one in settings]
-        names = [place.name if place.is_absolute() else one.rows for place, one in zip(places, settings, strict=True)]
-        return tuple(one.model_copy(update={"rows": name}) for one, name in zip(settings, names, strict=True))
+        return tuple(one.model_copy(update={"rows": without_folders(one.rows)}) for one in settings)
+
+    def taught(stage: Stage) -> Stage:
+        if not isinstance(stage, LabelStage) or stage.teacher is None:
+            return stage
+        system, target = stage.teacher.system, Spec.parse(stage.teacher.system).target
+        if target is not None:
+            system = system.replace(target, without_folders(target))
+        return stage.model_copy(update={"teacher": stage.teacher.model_copy(update={"system": system})})
 
     data = portable(recipe).data
-    changes = {"train": named(data.train), "validation": named(data.validation)}
-    start = recipe.start
-    if start is not None and Path(start).is_absolute():
-        start = Path(start).name
-    return recipe.model_copy(update={"data": data.model_copy(update=changes), "start": start})
+    return recipe.model_copy(
+        update={
+            "base": without_folders(recipe.base),
+            "start": None if recipe.start is None else without_folders(recipe.start),
+            "data": data.model_copy(update={"train": named(data.train), "validation": named(data.validation)}),
+            "stages": tuple(map(taught, recipe.stages)),
+        }
+    )
 
 
 def _as_run(recipe: Recipe) -> Recipe:

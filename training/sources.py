@@ -104,8 +104,9 @@ def check_sources(sources: Iterable[Source], *, any_split: bool = False) -> tupl
             raise InputError(
                 "sources",
                 f"{_where(source)}: {len(strangers)} of {len(source.rows)} rows are not of the split train, the first "
-                f"is {first.id!r} of {first.split!r}: train on other rows, or if that is meant, say so by `split: "
-                f"{first.split}` where data.train of a recipe names them (in Python: any_split=True)",
+                f"is {first.id!r} of {first.split!r}: train on other rows, or if that is meant, write `split: train` "
+                f"in them, or `split: {first.split}` where data.train of a recipe names them (in Python: "
+                "any_split=True)",
             )
     return checked
 

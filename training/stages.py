@@ -216,6 +216,11 @@ class PolicyStage(BaseStage):
         return self
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps: several on the same samples, where there are `iterations`."""
+        return super().steps * self.iterations
+
+    @property
     def sequences(self) -> int:
         """So many at once, at most."""
         return self.micro_batch or 16

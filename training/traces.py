@@ -25,7 +25,13 @@ def require_trl() -> None:
 
 @contextmanager
 def as_it_was(model: Any) -> Iterator[None]:
-    """Takes back what a trainer leaves on a model: wrapped forwards, and the copy of the adapter for the KL."""
+    """Takes back what a trainer leaves behind.
+
+    On a model: wrapped forwards, and the copy of the adapter for the KL. In transformers: the settings of DeepSpeed, by
+    which every model that is loaded later would be spread over all processes, though the first may load it alone.
+    """
+    from transformers.integrations import unset_hf_deepspeed_config
+
     modules = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
     before = [{name: vars(module).get(name) for name in ("forward", "_original_forward")} for module in modules]
     adapters = set(getattr(model, "peft_config", {}))
@@ -39,6 +45,7 @@ def as_it_was(model: Any) -> Iterator[None]:
                     setattr(module, name, value)
         for adapter in set(getattr(model, "peft_config", {})) - adapters:
             model.delete_adapter(adapter)
+        unset_hf_deepspeed_config()  # the next trainer sets them again
 
 
 @contextmanager

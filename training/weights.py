@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint import EMBEDDED_HUB, EMBEDDED_SHA256, BaseModelCard, embedded_base, find_checkpoint
 from ..engines.loading import choose_device, load_model
 from ..errors import CheckpointError, InputError
+from .folder import write_whole
 from .precision import mark_precision, weights_format
 from .processes import sharding
 from .recipe import EMBEDDED
@@ -148,7 +149,8 @@ def name_base(source: Path, target: Path, card: RankerCard) -> None:
     """Writes an adapter's settings with the base's name, not the folder on this machine that it was loaded from."""
     config = json.loads(source.read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": card.base.name, "inference_mode": True}
-    target.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    # Whole or not at all: where source and target are one file, half of it could not be mended.
+    write_whole(target, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def copy_weights(source: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from ..evaluation.registry import BASE, Spec
 from ..evaluation.systems import Settings
 from ..prefilter import KEEP, BM25Prefilter, EmbeddingPrefilter, Prefilter
@@ -25,21 +26,23 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
         spec: What the system says.
 
     Raises:
-        InputError: There is no such model.
+        InputError: There is no such model, or a server is asked for the weights under a checkpoint.
         CheckpointError: Weights that cannot be used.
     """
     strategy = None if spec.kind == "model" else spec.kind
     think = options.think if spec.think is None else spec.think
     named = options.model if spec.model is None else spec.model
     base = named == BASE
+    if base and options.engine == "openai":
+        detail = "model=base: a server ranks with the weights that it has; serve those, and pass their name as model="
+        raise InputError("system", detail)
     model = options.model if base else named
     chosen = replace(options, model=None if model == BASE else model, strategy=strategy, think=think)
     first_stage = _first_stage(spec)
 
     def load() -> R1Reranker:
         ready = replace(chosen, prefilter=None if first_stage is None else first_stage())
-        # A server ranks with the weights that it has: none are loaded here, and its name for them is no folder.
-        return (_of_base(ready, strategy) if base and ready.engine != "openai" else ready).load()
+        return (_of_base(ready, strategy) if base else ready).load()
 
     settings: dict[str, object] = {
         **chosen.identity(),

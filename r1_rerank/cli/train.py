@@ -32,7 +32,10 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the checkpoint; empty.")],
     config: Annotated[
         str | None,
-        typer.Option(metavar="FILE|NAME", help=f"A recipe, or the name of a built-in one (default: {DEFAULT})."),
+        typer.Option(
+            metavar="FILE|NAME",
+            help=f"A recipe, or a built-in one: smoke-cpu, lora-24gb, qwen2.5-3b-paper (default: {DEFAULT}).",
+        ),
     ] = None,
     data: Annotated[
         Path | None,

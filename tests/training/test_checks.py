@@ -24,7 +24,7 @@ from r1_rerank.training.recipe import RationaleStage
 from r1_rerank.training.rewards import elimination_reward
 from r1_rerank.training.run import Training
 from r1_rerank.training.sft import rationale_dataset
-from r1_rerank.training.weights import load_policy
+from r1_rerank.training.weights import count_parameters, load_policy
 
 STAGE: dict[str, Any] = {
     "name": "Cold start",
@@ -212,6 +212,54 @@ def test_a_dry_run_counts_the_weights_that_a_policy_must_not_leave_far(
         found.append(estimate(stage, mixture, training.questions, model, tokenizer, longest=100).memory)
     whole = sum(4 * parameter.numel() for parameter in model.parameters())
     assert found[1] - found[0] == copies * whole
+
+
+@pytest.mark.parametrize(
+    ("ranker", "stage", "processes", "sequences"),
+    [
+        (THINKING, {**GRPO, "micro_batch": 2}, 1, 8),  # a whole batch, whatever is trained on together
+        (THINKING, GRPO, 2, 4),
+        (REWRITE, {**GRPO, "method": "rloo"}, 1, 8),
+        (REWRITE, GRPO, 1, 0),  # a rollout draws labels
+        (THINKING, {**GRPO, "vllm": "server"}, 1, 0),
+        (THINKING, {**STAGE, "method": "sft"}, 1, 0),
+    ],
+)
+def test_a_dry_run_counts_what_generation_keeps_of_its_tokens(
+    make: Callable[..., Training],
+    monkeypatch: pytest.MonkeyPatch,
+    ranker: dict[str, Any],
+    stage: dict[str, Any],
+    processes: int,
+    sequences: int,
+) -> None:
+    from r1_rerank.training import estimates
+
+    monkeypatch.setattr(estimates, "_peak", lambda _: 0)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    training = make(ranker=ranker, stages=[stage])
+    model, tokenizer = load_policy(training.start, training.recipe)
+    (settings,), (mixture,) = training.recipe.stages, training.inputs.mixtures
+    found = estimate(settings, mixture, training.questions, model, tokenizer, longest=100)
+    answer = answer_tokens(settings, training.questions, ChatTokenizer(tokenizer), 3) if "thinking" in ranker else 1
+    config, (trained, _) = model.config, count_parameters(model)
+    head = config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * head * 4  # keys and values in float32
+    assert found.memory == 2 * 4 * trained + sequences * (100 + answer) * token
+
+
+def test_a_dry_run_counts_each_update_on_the_same_samples(
+    make: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from r1_rerank.training import estimates
+
+    training = make(ranker=REWRITE, stages=[{**GRPO, "iterations": 3, "patience": None}])
+    (result,) = training.run()
+    monkeypatch.setattr(estimates, "_time", lambda *_: (1.0, 0))  # a token takes a second, and nothing to generate
+    monkeypatch.setattr(estimates, "_time_generating", lambda *_: (0.0, 0.0))
+    (found,) = training.dry_run().estimates
+    assert found.steps == result.steps == 2 * 3
+    assert found.seconds == 3 * 8 * found.tokens
 
 
 def test_a_whole_order_needs_room_for_no_more_labels_than_are_shown(make: Callable[..., Training]) -> None:

@@ -652,7 +652,10 @@ def one(*rows: Row, **other: Any) -> list[Source]:
         (one(passage("x", 2, best=(0, 1))), r"1 of 1 rows have relevant candidates alone, the first is 'q-x'"),
         (one(ROW, ROW), r"row 'q-tides' has the id of an earlier row"),
         (one(ROW, passage("x", split="test")), r"1 of 2 rows are not of the split train, the first is 'q-x' of 'test'"),
-        (one(passage("x", split="dev")), r"say so by `split: dev` where data\.train of a recipe names them"),
+        (
+            one(passage("x", split="dev")),
+            r"write `split: train` in them, or `split: dev` where data\.train of a recipe",
+        ),
         ([*one(ROW), *one(ROW)], "'mine' is the name of two"),
         (one(passage("x", split="dev"), path=Path("a/dev.jsonl")), r"source 'mine' \(a/dev.jsonl\)"),
     ],

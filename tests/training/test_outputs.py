@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import doctest
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from r1_rerank import R1Reranker
 from r1_rerank.checkpoint import CARD_NAME, EMBEDDED_HUB, RankerCard
 from r1_rerank.errors import CheckpointError, DataError, InputError
 from r1_rerank.rows import Candidate, Row, write_rows
+from r1_rerank.training import places
 from r1_rerank.training.data import hard_negatives, pool_of
 from r1_rerank.training.folder import WEIGHTS, StageResult, stage_folder
 from r1_rerank.training.logs import read_log
@@ -25,7 +28,7 @@ from r1_rerank.training.model_card import model_card
 from r1_rerank.training.outputs import check_publishing, publish, write_merged, write_outputs
 from r1_rerank.training.preflight import sample_rewards
 from r1_rerank.training.questions import Questions
-from r1_rerank.training.recipe import Recipe
+from r1_rerank.training.recipe import LabelStage, Recipe
 from r1_rerank.training.run import Training
 from r1_rerank.training.settings import published
 from r1_rerank.training.validation import Validation
@@ -502,6 +505,9 @@ class Hub(BaseHTTPRequestHandler):
                 return self._answer({"error": "You may not."}, status=400)
             return self._answer({"url": f"{server.address}/you/{name}"})
         if self.path.endswith("/validate-yaml"):
+            head = _yaml(json.loads(body)["content"].split("---")[1])
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", head.get("base_model", "none")):
+                return self._answer({"errors": [{"message": '"base_model" is not valid'}], "warnings": []}, status=400)
             return self._answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             paths = [file["path"] for file in json.loads(body)["files"]]
@@ -545,12 +551,14 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.server_close()
 
 
-def test_a_push_publishes_the_checkpoint_and_not_the_workshop(finished: Finished, hub: Any) -> None:
+def test_a_push_publishes_the_checkpoint_and_not_the_workshop(finished: Finished, base: Path, hub: Any) -> None:
     out = finished.out
     assert publish(out, "ranker") == f"{hub.address}/you/ranker"
     assert hub.files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
     assert {CARD_NAME, "adapter_config.json", "README.md", "curves.png", "recipe.yaml", "log.jsonl"} <= set(hub.files)
     assert not [path for path in hub.files if path.startswith(("stages", "merged", "validation"))]
+    assert b"base_model:" not in hub.files["README.md"]  # it is a folder here, which the hub refuses
+    assert str(base) not in hub.files["README.md"].decode()
     with pytest.raises(CheckpointError, match=r"you/refused cannot be pushed: .*You may not"):
         publish(out, "you/refused")
 
@@ -568,6 +576,26 @@ def test_where_rows_lie_is_not_published(make: Callable[..., Training], toys: Pa
     assert str(rows) in (training.out / "recipe.yaml").read_text()  # a resumed training finds them
 
 
+def test_a_place_is_told_from_a_name() -> None:
+    found = doctest.testmod(places)
+    assert (found.attempted, found.failed) == (2, 0)
+
+
+def test_what_is_published_names_what_lies_here_but_not_where(make: Callable[..., Training]) -> None:
+    stage = {**STAGE, "teacher": {"system": "embedding:/home/me/minilm,name=mine"}}
+    train = [{"rows": "toy"}, {"rows": "~/private/own.jsonl"}, {"rows": "built/passage-5"}, {"rows": "."}]
+    recipe = make(base="../private/base", start="~/private/begun", data={"train": train}, stages=[stage]).recipe
+    told = published(recipe)
+    assert (told.base, told.start) == ("base", "begun")
+    assert [one.rows for one in told.data.train] == ["toy", "own.jsonl", "built/passage-5", "."]
+    (first,) = told.stages
+    assert isinstance(first, LabelStage)
+    assert first.teacher is not None
+    assert first.teacher.system == "embedding:minilm,name=mine"
+    named = make(base="you/base", start="you/ranker", stages=[{**STAGE, "teacher": {"system": "embedding:you/e5"}}])
+    assert published(named.recipe).model_dump(exclude={"data"}) == named.recipe.model_dump(exclude={"data"})
+
+
 @pytest.mark.model
 def test_an_embedded_base_is_named_by_its_hub_name(make: Callable[..., Training]) -> None:
     training = make(base="embedded", precision="bfloat16", stages=[{**STAGE, "examples": 4}])
@@ -575,7 +603,9 @@ def test_an_embedded_base_is_named_by_its_hub_name(make: Callable[..., Training]
     out = training.out
     for folder in (out, stage_folder(out, 0, training.recipe.stages[0].name) / WEIGHTS):
         assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == EMBEDDED_HUB
-    assert "license: apache-2.0" in (out / "README.md").read_text()
+    page = (out / "README.md").read_text()
+    assert "license: apache-2.0" in page
+    assert f"base_model: {EMBEDDED_HUB}\n" in page
     assert R1Reranker.from_pretrained(out).rerank("train question 1", ["no 10", "yes 11"]).faults == ()
 
 

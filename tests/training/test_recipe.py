@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,8 +13,9 @@ import yaml
 from r1_rerank.checkpoint import BaseModelCard
 from r1_rerank.errors import InputError
 from r1_rerank.prompts import PromptTemplate
-from r1_rerank.rows import TaskName
+from r1_rerank.rows import Candidate, Row, TaskName, write_rows
 from r1_rerank.training.data import Phase
+from r1_rerank.training.inputs import Inputs
 from r1_rerank.training.recipe import (
     LabelStage,
     PolicyStage,
@@ -162,6 +164,24 @@ def test_a_recipe_over_rows_of_ones_own_holds_some_of_them_out(tmp_path: Path) -
     assert (own.data.validation, own.data.folder) == ((), "here")
     assert own.data.absent == "skip"  # its phases were not written for these rows
     assert read_recipe(written(tmp_path, data=data)).over(folder="here").data.absent == "refuse"
+
+
+def test_rows_of_ones_own_may_be_of_the_split_that_the_recipe_names(tmp_path: Path) -> None:
+    row = Row(
+        id="r",
+        task="passage",
+        query="who keeps the lamp?",
+        candidates=(Candidate(id="a", text="the keeper"), Candidate(id="b", text="a stone")),
+        relevance=(1.0, 0.0),
+        split="test",
+        source="toy",
+    )
+    write_rows([row], tmp_path / "mine.jsonl")
+    for split, told in (("test", None), (None, "write `split: train` in them, or `split: test` where")):
+        data = {"train": [{"rows": "a", "split": split}, {"rows": "b", "split": split}], "validation_limit": 0}
+        own = read_recipe(written(tmp_path, data=data)).over(folder=str(tmp_path), rows="mine.jsonl")
+        with nullcontext() if told is None else pytest.raises(InputError, match=told):
+            assert len(Inputs(own).mixtures[0]) == 30
 
 
 def test_a_recipe_over_some_scenarios_keeps_what_is_for_them(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from r1_rerank.checkpoint import RankerCard, find_checkpoint
+from r1_rerank.engines.loading import load_model
 from r1_rerank.errors import InputError
 from r1_rerank.rows import Row, write_rows
 from r1_rerank.training.finishing import finish, lacks_weights, read_result
@@ -20,7 +21,8 @@ from r1_rerank.training.folder import DATA_CARD, DONE, RECIPE, WEIGHTS, StageRes
 from r1_rerank.training.processes import SEEN
 from r1_rerank.training.resuming import last_checkpoint
 from r1_rerank.training.run import Training
-from r1_rerank.training.weights import gather_weights
+from r1_rerank.training.traces import as_it_was
+from r1_rerank.training.weights import ADAPTER, gather_weights
 
 STAGE = {
     "name": "Cold start",
@@ -132,6 +134,25 @@ def test_nothing_is_removed_before_the_stage_is_said_to_be_done(tokenizer: Any, 
     assert sorted(path.name for path in tmp_path.iterdir()) == [DONE, WEIGHTS]
 
 
+def test_an_adapter_is_never_left_without_its_settings(tokenizer: Any, tmp_path: Path) -> None:
+    card = find_checkpoint().card
+    assert card is not None
+    (checkpoint(tmp_path, 2) / ADAPTER).write_text(json.dumps({"r": 4, "base_model_name_or_path": "/here"}))
+    write = Path.write_text
+
+    def killed(path: Path, text: str, *args: Any, **settings: Any) -> int:
+        write(path, text[: len(text) // 2], *args, **settings)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(tmp_path, RESULT, tokenizer, card)
+    finish(tmp_path, RESULT, tokenizer, card)
+    settings = {"r": 4, "base_model_name_or_path": card.base.name, "inference_mode": True}
+    assert json.loads((tmp_path / WEIGHTS / ADAPTER).read_text()) == settings
+
+
 def test_what_a_kill_left_of_a_finished_stage_is_cleared_away(
     begun: Callable[..., Training], change: Callable[..., None]
 ) -> None:
@@ -179,6 +200,31 @@ def test_gathered_weights_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     gather_weights(Sharded(), tmp_path / WEIGHTS)
     assert {path.name for path in tmp_path.iterdir()} == {WEIGHTS}
     assert len(list((tmp_path / WEIGHTS).iterdir())) == 2
+
+
+class Zero3:
+    """As much of DeepSpeed's settings as transformers asks for when it loads a model."""
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+def test_weights_that_are_loaded_after_a_trainer_are_not_spread(base: Path) -> None:
+    """The first process loads them alone, for the last validation; a next stage spreads them itself."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config
+
+    model, settings = load_model(str(base), None, "cpu", "float32")[0], Zero3()
+    for _ in range(2):
+        with as_it_was(model):
+            set_hf_deepspeed_config(settings)  # as accelerate does for each trainer, whatever zero3_init_flag says
+            assert is_deepspeed_zero3_enabled()
+        assert not is_deepspeed_zero3_enabled()
+    assert load_model(str(base), None, "cpu", "float32")[0].num_parameters() == model.num_parameters()
+    set_hf_deepspeed_config(settings)
+    with pytest.raises(KeyboardInterrupt), as_it_was(model):
+        raise KeyboardInterrupt
+    assert not is_deepspeed_zero3_enabled()
 
 
 def test_a_stage_that_ended_before_its_weights_were_gathered_is_known(

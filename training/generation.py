@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from .prompting import Prompts
 
 if TYPE_CHECKING:
     from .recipe import PolicyStage, RationaleStage
+
+logger = logging.getLogger(__name__)
 
 _CERTAIN = 1e3
 """Added to a logit that is to win."""
@@ -59,14 +62,17 @@ def generation_arguments(
 
 
 def require_vllm() -> None:
-    """Sees to it that TRL finds a vLLM.
+    """Sees to it that TRL finds a vLLM; one that TRL was not made for is told.
 
     Raises:
         InputError: There is none.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         from trl.import_utils import is_vllm_available
 
         if not is_vllm_available():
             raise InputError("vllm", f"is not installed: {_VLLM}; or leave it out, and transformers generates")
+    for said in caught:
+        if "vLLM" in str(said.message):
+            logger.warning("%s", said.message)

@@ -156,6 +156,11 @@ class Inputs:
 
     def _mixture(self, number: int, stage: Stage) -> Mixture:
         sources, seed = self.sources[0], self._recipe.data.seed
+        names = [one.name for one in sources]
+        if self._recipe.data.absent == "refuse" and (strange := [name for name in stage.weights if name not in names]):
+            detail = f"{strange[0]!r} is no source: these are {', '.join(names)}"
+            raise InputError(f"stages[{number}].weights", detail)
+        sources = tuple(replace(one, weight=stage.weights.get(one.name, one.weight)) for one in sources)
         if isinstance(stage, PolicyStage) and stage.eliminations:
             sources = tuple(replace(one, rows=elimination_rows(one.rows, seed=seed)) for one in sources)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (  # noqa: TID253 - itself imported only where a recipe is read
@@ -88,6 +89,7 @@ class BaseStage(Running):
         name: Stands in folder names, logs and curves.
         examples: Rows that are seen, each drawn anew.
         phases: The curriculum, in this order.
+        weights: Of sources, by name, in place of what `data.train` gives them: a stage may dwell on some.
         graded: Routing rows carry degrees of their objective, and eliminations are judged by regret.
         batch: Rows of an optimizer step, over all processes together.
         micro_batch: Sequences that a device takes at once; None: what suits the method.
@@ -104,6 +106,7 @@ class BaseStage(Running):
     name: str = Field(min_length=1, pattern="^[A-Za-z0-9][A-Za-z0-9 _.-]*$")
     examples: Count
     phases: tuple[Phase, ...] = Field(default=(Phase(),), min_length=1)
+    weights: Mapping[str, Positive] = {}
     graded: bool = False
     batch: Count = 16
     micro_batch: Count | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from r1_rerank.errors import CheckpointError, InputError
 from r1_rerank.prompts import close_thinking, render_answer
 from r1_rerank.rows import Row, write_rows
 from r1_rerank.training.estimates import estimate
-from r1_rerank.training.generation import completion_tokens
+from r1_rerank.training.generation import completion_tokens, require_vllm
 from r1_rerank.training.label_objective import LabelObjective
 from r1_rerank.training.preflight import answer_tokens, share_alike
 from r1_rerank.training.prompting import Prompts
@@ -37,6 +38,16 @@ STAGE: dict[str, Any] = {
 GRPO = {**STAGE, "name": "RL", "method": "grpo", "group": 2}
 REWRITE = {"alphabet": "ABCDEF", "form": "rewrite"}
 THINKING = {**REWRITE, "thinking": 8}
+
+
+def test_a_vllm_that_trl_was_not_made_for_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trl = importlib.import_module("trl.import_utils")
+    for version, told in (("0.30.0", False), ("0.99.0", True)):
+        monkeypatch.setattr(trl, "_is_package_available", lambda *_, v=version, **__: (True, v))
+        require_vllm()
+        assert ("0.99.0 installed" in caplog.text) is told
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")

@@ -166,17 +166,37 @@ def test_a_recipe_over_rows_of_ones_own_holds_some_of_them_out(tmp_path: Path) -
     assert read_recipe(written(tmp_path, data=data)).over(folder="here").data.absent == "refuse"
 
 
-def test_rows_of_ones_own_may_be_of_the_split_that_the_recipe_names(tmp_path: Path) -> None:
-    row = Row(
-        id="r",
+def _row(split: str = "train", name: str = "r") -> Row:
+    return Row(
+        id=name,
         task="passage",
-        query="who keeps the lamp?",
+        query=f"who keeps the lamp of {name}?",
         candidates=(Candidate(id="a", text="the keeper"), Candidate(id="b", text="a stone")),
         relevance=(1.0, 0.0),
-        split="test",
+        split=split,
         source="toy",
     )
-    write_rows([row], tmp_path / "mine.jsonl")
+
+
+def test_a_stage_may_dwell_on_some_rows(tmp_path: Path) -> None:
+    for name in ("lamps", "stones"):
+        write_rows([_row(name=name)], tmp_path / f"{name}.jsonl")
+    data = {"train": [{"rows": f"{name}.jsonl"} for name in ("lamps", "stones")], "validation_limit": 0}
+    stages = [{**STAGE, "examples": 400}, {**STAGE, "name": "second", "examples": 400, "weights": {"lamps": 9}}]
+    recipe = read_recipe(written(tmp_path, data=data, stages=stages)).over(folder=str(tmp_path))
+    shares = [
+        sum(mixture.source_of(place).name == "lamps" for place in range(400)) / 400
+        for mixture in Inputs(recipe).mixtures
+    ]
+    assert shares == pytest.approx([0.5, 0.9], abs=0.06)
+    stages[1]["weights"] = {"lambs": 9}
+    strange = read_recipe(written(tmp_path, data=data, stages=stages)).over(folder=str(tmp_path))
+    with pytest.raises(InputError, match=r"stages\[1\]\.weights: 'lambs' is no source: these are lamps, stones"):
+        _ = Inputs(strange).mixtures
+
+
+def test_rows_of_ones_own_may_be_of_the_split_that_the_recipe_names(tmp_path: Path) -> None:
+    write_rows([_row("test")], tmp_path / "mine.jsonl")
     for split, told in (("test", None), (None, "write `split: train` in them, or `split: test` where")):
         data = {"train": [{"rows": "a", "split": split}, {"rows": "b", "split": split}], "validation_limit": 0}
         own = read_recipe(written(tmp_path, data=data)).over(folder=str(tmp_path), rows="mine.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,20 +71,54 @@ def compare(
     Raises:
         InputError: The runs are of other rows, or one row has other candidates in them.
     """
-    shared, values_a, values_b = _shared(a, b, metric, other_rows)
-    queries = a.queries()
-    clusters = [queries[row] for row in shared]
-    differences = [values_b[row] - values_a[row] for row in shared]
+    return compare_means([(a, b)], metric, task=b.task, other_rows=other_rows, seed=seed)
+
+
+def compare_means(
+    pairs: Sequence[tuple[EvaluationRun, EvaluationRun]],
+    metric: str = "mrr",
+    *,
+    task: str | None = None,
+    other_rows: Literal["refuse", "skip"] = "refuse",
+    seed: int = 0,
+) -> Comparison:
+    """Compares two systems by the mean of their means on several tasks: each counts alike, however many rows it has.
+
+    A query that stands in several tasks, as a question under each objective of routing, counts with all its rows at
+    once in the interval and the test.
+
+    Args:
+        pairs: The runs of both systems on each task, see `compare`.
+        metric: Name of a metric that all have.
+        task: What the answer calls the tasks; None: how many there are.
+        other_rows: See `compare`.
+        seed: Of the interval and of the flips.
+
+    Raises:
+        InputError: No pair, or one that `compare` refuses.
+    """
+    if not pairs:
+        raise InputError("pairs", "is empty: pass the runs of both systems on at least one task")
+    found = [_shared(a, b, metric, other_rows) for a, b in pairs]
+    count = sum(len(shared) for shared, _, _ in found)
+    clusters, values_a, values_b = list[str](), list[float](), list[float]()
+    for (a, _), (shared, of_a, of_b) in zip(pairs, found, strict=True):
+        weight = count / (len(pairs) * len(shared))
+        queries = a.queries()
+        clusters += [queries[row] for row in shared]
+        values_a += [weight * of_a[row] for row in shared]
+        values_b += [weight * of_b[row] for row in shared]
+    differences = [of_b - of_a for of_a, of_b in zip(values_a, values_b, strict=True)]
     return Comparison(
-        task=b.task,
+        task=task or f"mean of {len(pairs)} tasks",
         metric=metric,
-        a=a.system,
-        b=b.system,
-        mean_a=sum(values_a[row] for row in shared) / len(shared),
-        mean_b=sum(values_b[row] for row in shared) / len(shared),
+        a=pairs[0][0].system,
+        b=pairs[0][1].system,
+        mean_a=sum(values_a) / count,
+        mean_b=sum(values_b) / count,
         difference=bootstrap_interval(differences, clusters, seed=seed),
         p=sign_flip_test(differences, clusters, seed=seed),
-        skipped=len(values_a.keys() ^ values_b.keys()),
+        skipped=sum(len(of_a.keys() ^ of_b.keys()) for _, of_a, of_b in found),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import InputError, MissingExtraError
-from .comparison import Comparison, compare
+from .comparison import Comparison, compare, compare_means
 from .records import EvaluationRun
 from .reference import PAPER, PAPER_NOTE
 from .statistics import holm
@@ -28,7 +28,8 @@ class Report:
     Args:
         metric: What the overview shows.
         summaries: Of each run.
-        comparisons: Of systems with one baseline on each task.
+        comparisons: Of systems with one baseline on each task, and with what they are compared with on every task, by
+            the mean of all.
         adjusted: Their p-values, adjusted for how many there are (Holm).
         notes: Sentences for the reader.
         reference: Show the paper's figures beside.
@@ -172,8 +173,10 @@ def build_report(
 def _comparisons(
     runs: Sequence[EvaluationRun], metric: str, against: str | None, pairs: Sequence[tuple[str, str]], seed: int
 ) -> list[Comparison]:
+    found: dict[tuple[str, str], list[tuple[EvaluationRun, EvaluationRun]]] = {}
     compared = []
-    for task in dict.fromkeys(run.task for run in runs):
+    tasks = tuple(dict.fromkeys(run.task for run in runs))
+    for task in tasks:
         of_task = {run.system: run for run in runs if run.task == task and metric in run.metrics}
         base = next((name for name in ((against,) if against else _AGAINST) if name in of_task), None)
         wanted = [(base, name) for name in of_task if base is not None and name != base and name not in ORACLES]
@@ -182,5 +185,7 @@ def _comparisons(
                 continue
             shared = of_task[a].values(metric).keys() & of_task[b].values(metric).keys()
             if shared:
+                found.setdefault((a, b), []).append((of_task[a], of_task[b]))
                 compared.append(compare(of_task[a], of_task[b], metric, other_rows="skip", seed=seed))
-    return compared
+    everywhere = (several for several in found.values() if len(several) == len(tasks) > 1)
+    return compared + [compare_means(several, metric, other_rows="skip", seed=seed) for several in everywhere]

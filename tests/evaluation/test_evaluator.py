@@ -16,7 +16,7 @@ from r1_rerank.documents import Usage
 from r1_rerank.engines.base import Completion, GenerationRequest
 from r1_rerank.errors import DataError, EngineError, InputError
 from r1_rerank.evaluation.baselines import RandomDraw, incoming_order, oracle, random_order
-from r1_rerank.evaluation.comparison import assert_no_regression, compare
+from r1_rerank.evaluation.comparison import assert_no_regression, compare, compare_means
 from r1_rerank.evaluation.evaluator import RerankingEvaluator
 from r1_rerank.evaluation.records import EvaluationRun, Record, load_run, read_records
 from r1_rerank.evaluation.report import build_report
@@ -254,6 +254,33 @@ def test_runs_over_other_rows_are_not_compared_unless_that_is_wanted():
     changed = RerankingEvaluator([passage(0, best=2), *ROWS[1:8]])(oracle)
     with pytest.raises(InputError, match="row 'row-000' has other candidates or judgments"):
         compare(a, changed)
+
+
+def test_each_task_counts_alike_in_the_mean_of_several():
+    few, many = MANY.rows[:10], MANY.rows[10:110]
+    pairs = [
+        tuple(RerankingEvaluator(rows, name=task)(scored(skill, 1), name=name) for name, skill in systems.items())
+        for task, rows, systems in (
+            ("few", few, {"before": 0.0, "after": 1.0}),
+            ("many", many, {"before": 1.0, "after": 1.0}),
+        )
+    ]
+    gain = compare_means(pairs)
+    # Ten rows rise, a hundred cannot: the mean of two tasks rises by half of what the ten do.
+    assert gain.difference.mean == pytest.approx(compare(*pairs[0]).difference.mean / 2)
+    assert gain.difference.mean == pytest.approx(gain.mean_b - gain.mean_a)
+    assert (gain.task, gain.difference.values) == ("mean of 2 tasks", 110)
+    assert gain.difference.low > 0
+    # The same queries in another task are no more queries.
+    twice = compare_means([pairs[0], tuple(replace(run, task="again") for run in pairs[0])])
+    assert twice.difference == replace(compare(*pairs[0]).difference, values=20)
+    with pytest.raises(InputError, match="pairs: is empty"):
+        compare_means([])
+    report = build_report([run for pair in pairs for run in pair], against="before")
+    assert [item.task for item in report.comparisons] == ["few", "many", "mean of 2 tasks"]
+    assert "| mean of 2 tasks | after | before |" in report.to_markdown()
+    report = build_report([*pairs[0], pairs[1][0]], against="before")
+    assert [item.task for item in report.comparisons] == ["few"]  # it was not on the other
 
 
 # Reports.

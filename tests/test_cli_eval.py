@@ -451,4 +451,4 @@ def test_the_weights_under_a_checkpoint_are_none_that_a_server_has(tmp_path: Pat
     rows = tmp_path / "rows.jsonl"
     write_rows(passages(1), rows)
     message = refused(rows, "-s", "iranker:model=base", "--engine", "openai", "--model", "served")
-    assert "serve those, and pass their name" in message
+    assert "serve those, and name the system yourself, such as iranker:model=NAME" in message

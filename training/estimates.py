@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,9 @@ from .weights import count_parameters
 
 if TYPE_CHECKING:
     from .recipe import Stage
+
+_GENERATED = 4
+"""Tokens by which the time of one more is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def estimate(
         seconds += stage.examples * share * _time_playing(mixture[len(mixture) // 2], questions, model, tokenizer)
     if isinstance(stage, PolicyStage):
         generating, kept = _time_generating(model, rows, sequence, chat)
-        seconds += stage.examples * stage.group * answer * generating
+        seconds += stage.examples * stage.group * generating(answer)
         if stage.vllm is None and not (label and stage.method == "grpo"):  # there a rollout draws the labels
             # TRL generates a whole batch at once. Added to the peak of a step, though no step is taken meanwhile: what
             # it takes besides to compute so many prompts together is not measured.
@@ -164,29 +167,37 @@ def _time(model: Any, stage: Stage, rows: int, sequence: int, chat: ChatTokenize
     return seconds / (rows * sequence), memory + 2 * size * trained
 
 
-def _time_generating(model: Any, rows: int, sequence: int, chat: ChatTokenizer) -> tuple[float, float]:
-    """Seconds for a token generated, and the bytes that generation keeps of each token of prompt and answer."""
+def _time_generating(model: Any, rows: int, sequence: int, chat: ChatTokenizer) -> tuple[Callable[[int], float], float]:
+    """Seconds for an answer of so many tokens, and the bytes that are kept of each token of prompt and answer."""
     import torch
 
     tokens = _any_tokens(model, rows, sequence, chat)
     device, was_training = tokens.device, model.training
-    model.eval()
-    try:
+
+    def generate(count: int) -> tuple[float, Any]:
         started = time.perf_counter()
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=computes_mixed(model)):
             cache = model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
-                max_new_tokens=4,
+                min_new_tokens=count,
+                max_new_tokens=count,
                 do_sample=False,
                 return_dict_in_generate=True,
             ).past_key_values
         _wait(device)
-        seconds = time.perf_counter() - started
+        return (time.perf_counter() - started) / rows, cache
+
+    model.eval()
+    try:
+        generate(1)  # what is slow the first time alone
+        (first, _), (several, cache) = generate(1), generate(1 + _GENERATED)
     finally:
         model.train(was_training)
+    each = max(0.0, several - first) / _GENERATED
     kept = [value for layer in cache.layers for value in vars(layer).values() if isinstance(value, torch.Tensor)]
-    return seconds / (4 * rows), sum(value.nbytes for value in kept) / (rows * cache.get_seq_length())
+    size = sum(value.nbytes for value in kept) / (rows * cache.get_seq_length())
+    return lambda answer: first + (answer - 1) * each, size
 
 
 def _any_tokens(model: Any, rows: int, sequence: int, chat: ChatTokenizer) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..prompts import ANSWER_CLOSE
 from .preflight import answer_tokens
+from .processes import is_main
 from .prompting import Prompts
 
 if TYPE_CHECKING:
@@ -74,5 +75,5 @@ def require_vllm() -> None:
         if not is_vllm_available():
             raise InputError("vllm", f"is not installed: {_VLLM}; or leave it out, and transformers generates")
     for said in caught:
-        if "vLLM" in str(said.message):
+        if "vLLM" in str(said.message) and is_main():
             logger.warning("%s", said.message)

@@ -32,16 +32,20 @@ def hold_some_out(
 
     Args:
         sources: Rows to train on.
-        total: Questions to hold out; fewer where there are not three times as many, which is told.
+        total: Questions to hold out; fewer where there are not three times as many, which is told. A source of fewer
+            than three gives none.
         seed: Decides which.
 
     Returns:
         The sources to train on, and those held out; no question stands in both.
 
     Raises:
-        InputError: A source would keep no row.
+        InputError: No source has three questions, or one would keep no row.
     """
-    most = [max(1, len({question_key(row) for row in source.rows}) // _TRAINED) for source in sources]
+    most = [len({question_key(row) for row in source.rows}) // _TRAINED for source in sources]
+    if not any(most):
+        detail = f"no source has {_TRAINED} questions, of which one could be held out: set it to 0, or name rows for it"
+        raise InputError("data.validation_limit", detail)
     each = even_share(most, total)
     counts = [min(size, each) for size in most]
     try:

@@ -37,6 +37,7 @@ class Inputs:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._negatives: dict[str, tuple[NegativesSettings, str]] = {}
+        self._names = set[str]()
         self._teachers: dict[str, System] = {}
 
     @cached_property
@@ -106,6 +107,7 @@ class Inputs:
                 absent.append(error)
                 continue
             for source in read_sources(path, split=one.split or split, weight=one.weight):
+                self._names.add(source.name)
                 rows = [row for row in source.rows if data.tasks is None or row.task in data.tasks]
                 if rows:
                     found.append(replace(source, rows=tuple(choose(rows, one.limit, data.seed))))
@@ -156,10 +158,11 @@ class Inputs:
 
     def _mixture(self, number: int, stage: Stage) -> Mixture:
         sources, seed = self.sources[0], self._recipe.data.seed
-        names = [one.name for one in sources]
-        if self._recipe.data.absent == "refuse" and (strange := [name for name in stage.weights if name not in names]):
-            detail = f"{strange[0]!r} is no source: these are {', '.join(names)}"
-            raise InputError(f"stages[{number}].weights", detail)
+        if strange := [name for name in stage.weights if name not in self._names]:
+            detail = f"{strange[0]!r} is no source: these are {', '.join(sorted(self._names))}"
+            if self._recipe.data.absent == "refuse":
+                raise InputError(f"stages[{number}].weights", detail)
+            logger.warning("left out: a weight of stage %r: %s", stage.name, detail)
         sources = tuple(replace(one, weight=stage.weights.get(one.name, one.weight)) for one in sources)
         if isinstance(stage, PolicyStage) and stage.eliminations:
             sources = tuple(replace(one, rows=elimination_rows(one.rows, seed=seed)) for one in sources)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import RankerCard
+from ..checkpoint import CARD_NAME, RankerCard
 from ..engines.loading import load_model, quiet
 from ..errors import CheckpointError
 from ..reranker import R1Reranker
@@ -16,6 +17,7 @@ from .curves import draw_curves
 from .folder import DATA_CARD, LOG, RECIPE, WEIGHTS, StageResult, read_validation, stage_folder
 from .logs import read_log
 from .model_card import model_card
+from .places import is_place
 from .recipe import read_recipe
 from .run import Training
 from .settings import published
@@ -24,6 +26,8 @@ from .weights import ADAPTER, name_base
 
 if TYPE_CHECKING:
     from .weights import Start
+
+logger = logging.getLogger(__name__)
 
 README, CURVES, MERGED, FINAL = "README.md", "curves.png", "merged", "validation"
 _WEIGHTS = "adapter_model.safetensors"
@@ -130,7 +134,7 @@ def check_publishing(name: str) -> None:
 
 
 def publish(out: Path, name: str) -> str:
-    """Publishes a checkpoint, without what is only for resuming.
+    """Publishes a checkpoint, without what is only for resuming; an adapter whose base is a folder is told.
 
     Args:
         out: Folder of a finished training.
@@ -145,6 +149,13 @@ def publish(out: Path, name: str) -> str:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    base = RankerCard.read(out / CARD_NAME).base.name
+    if (out / ADAPTER).is_file() and is_place(base):
+        logger.warning(
+            "the adapter's base is the folder %s, which is named in what is published: nobody else can load it; "
+            "publish the base, or what --merge writes",
+            base,
+        )
     api = huggingface_hub.HfApi()
     try:
         address = api.create_repo(name, exist_ok=True)

@@ -120,22 +120,23 @@ def hold_out(
 
     Args:
         sources: Rows to train on.
-        count: Questions to hold out of each source, with one row each; several numbers: one for each source.
+        count: Questions to hold out of each source, with one row each; several numbers: one for each source, of which
+            some may be 0.
         seed: Decides which.
 
     Returns:
-        The sources to train on, and those held out; names, weights and paths stay.
+        The sources to train on, and those held out, where there are any; names, weights and paths stay.
 
     Raises:
-        InputError: A count below 1, or a source that would keep no row.
+        InputError: Counts that hold nothing out, or a source that would keep no row.
     """
     whole = tuple(sources)
     counts = (count,) * len(whole) if isinstance(count, int) else tuple(count)
     if len(counts) != len(whole):
         raise InputError("count", f"has {len(counts)} numbers for {len(whole)} sources: pass one for each")
-    if below := [one for one in counts if one < 1]:
-        raise InputError("count", f"{below[0]} holds nothing out: pass at least 1")
-    held = [_first_questions(source, one, seed) for source, one in zip(whole, counts, strict=True)]
+    if min(counts) < 0 or not any(counts):
+        raise InputError("count", f"{count} holds nothing out: pass at least 1")
+    held = [_first_questions(source, one, seed) for source, one in zip(whole, counts, strict=True) if one]
     unseen = LeakFilter(row for source in held for row in source.rows)
     kept = [replace(source, rows=tuple(unseen(source.rows))) for source in whole]
     for source, rest in zip(whole, kept, strict=True):

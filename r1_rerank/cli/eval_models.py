@@ -34,8 +34,8 @@ def llm_of(options: ModelOptions, spec: Spec) -> tuple[Callable[[], R1Reranker],
     named = options.model if spec.model is None else spec.model
     base = named == BASE
     if base and options.engine == "openai":
-        detail = "model=base: a server ranks with the weights that it has; serve those, and pass their name as model="
-        raise InputError("system", detail)
+        detail = "model=base, as of a protocol: a server ranks with the weights that it has; serve those, and name the"
+        raise InputError("system", f"{detail} system yourself, such as {spec.kind}:model=NAME")
     model = options.model if base else named
     chosen = replace(options, model=None if model == BASE else model, strategy=strategy, think=think)
     first_stage = _first_stage(spec)

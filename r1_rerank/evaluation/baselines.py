@@ -96,10 +96,15 @@ class ConstantLLM:
         """
         gains = self.gains.get(row.objective or "performance", {})
         if not any(candidate.id in gains for candidate in row.candidates):
-            detail = f"has none of the LLMs of row {row.id!r} under the objective {row.objective or 'performance'}"
-            raise InputError("train", f"{detail}: pass the training rows of the same pool")
+            raise unknown_pool(row)
         last = min(gains.values()) - 1.0
         return [gains.get(candidate.id, last) for candidate in row.candidates]
+
+
+def unknown_pool(row: Row) -> InputError:
+    """What is wrong where a router has learned of none of a row's LLMs."""
+    detail = f"has none of the LLMs of row {row.id!r} under the objective {row.objective or 'performance'}"
+    return InputError("train", f"{detail}: pass the training rows of the same pool")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..rows import Row
+from .baselines import unknown_pool
 from .measures import rewards
 from .retrieval import eval_module, query_text
 
@@ -42,7 +43,8 @@ class TfidfRidge:
         rows = [row for row in train if row.task == "routing" and row.effects is not None and row.prices is not None]
         if not rows:
             raise InputError("train", "has no routing rows with effects and prices: nothing to learn from")
-        vectorizer = texts.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        # Words of one character count too: 1 + 1 is a question.
+        vectorizer = texts.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
         words = vectorizer.fit_transform([query_text(row) for row in rows])
         seen: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
@@ -60,15 +62,16 @@ class TfidfRidge:
         )
 
     def __call__(self, row: Row) -> Sequence[float]:
-        """Predicts the rewards.
+        """Predicts the rewards; LLMs that were never seen share the last place.
 
         Raises:
-            InputError: An LLM was never seen under this objective.
+            InputError: None of them was seen under this objective.
         """
         objective = row.objective or "performance"
         models = self.models.get(objective, {})
-        if unseen := [candidate.id for candidate in row.candidates if candidate.id not in models]:
-            detail = f"has no outcome of {unseen[0]!r} under the objective {objective}, an LLM of row {row.id!r}"
-            raise InputError("train", f"{detail}: pass the training rows of the same pool")
         words = self.vectorizer.transform([query_text(row)])
-        return [float(models[candidate.id].predict(words)[0]) for candidate in row.candidates]
+        known = {c.id: float(models[c.id].predict(words)[0]) for c in row.candidates if c.id in models}
+        if not known:
+            raise unknown_pool(row)
+        last = min(known.values()) - 1.0
+        return [known.get(candidate.id, last) for candidate in row.candidates]

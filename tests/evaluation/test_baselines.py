@@ -150,8 +150,11 @@ def test_a_regression_on_words_learns_which_llm_suits_which_question():
     # A question of unknown words gets about the mean rewards of training.
     unknown = routing("u", (0, 0, 0), "abc", "performance", query="xylophone")
     assert ridge(unknown) == pytest.approx([0.5, 0.5, 0.0], abs=0.05)
-    with pytest.raises(InputError, match="no outcome of 'z'"):
-        ridge(routing("5", (1, 0, 0), "abz", "performance"))
+    # An LLM that was never seen comes last, and a pool of only such is an error.
+    assert order(sums, ridge(routing("4", (0, 0, 0), "zba", "performance", query="another sum")))[-1] == 0
+    with pytest.raises(InputError, match="none of the LLMs of row '5'"):
+        ridge(routing("5", (1, 0, 0), "xyz", "performance"))
+    assert len(TfidfRidge.fit([routing("7", (1, 0, 0), "abc", "performance", query="1+1")])(sums)) == 3
     with pytest.raises(InputError, match="under the objective cost"):
         ridge(routing("6", (1, 0, 0), objective="cost"))
     with pytest.raises(InputError, match="no routing rows"):

@@ -267,7 +267,7 @@ def test_a_dry_run_counts_each_update_on_the_same_samples(
     training = make(ranker=REWRITE, stages=[{**GRPO, "iterations": 3, "patience": None}])
     (result,) = training.run()
     monkeypatch.setattr(estimates, "_time", lambda *_: (1.0, 0))  # a token takes a second, and nothing to generate
-    monkeypatch.setattr(estimates, "_time_generating", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(estimates, "_time_generating", lambda *_: (lambda _: 0.0, 0.0))
     (found,) = training.dry_run().estimates
     assert found.steps == result.steps == 2 * 3
     assert found.seconds == 3 * 8 * found.tokens

@@ -491,8 +491,13 @@ def test_some_questions_are_held_out_with_all_that_would_tell_them() -> None:
     assert len(train[0].rows) == 20
     check_apart(train, held)
     assert hold_out([passages, ROUTES, cost], 2, seed=5) == (train, held)
-    with pytest.raises(InputError, match="count: 0"):
-        hold_out(ALL, 0)
+    for nothing in (0, -1, (0,) * len(ALL), (2,) * (len(ALL) - 1) + (-1,)):
+        with pytest.raises(InputError, match=r"count: .* holds nothing out"):
+            hold_out(ALL, nothing)
+    with pytest.raises(InputError, match=r"count: has 1 numbers for 2 sources"):
+        hold_out([passages, ROUTES], [2])
+    _, some = hold_out([passages, ROUTES], [0, 2], seed=5)
+    assert [(source.name, len(source.rows)) for source in some] == [("routes", 2)]
     with pytest.raises(InputError, match="'routes' has no row of 3 to train on: hold out fewer"):
         hold_out([ROUTES], 3)
 

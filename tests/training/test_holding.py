@@ -66,12 +66,14 @@ def test_too_few_rows_are_told(make_source: Callable[[str, int], Source], caplog
     _, held = hold_some_out([make_source("some", 12), make_source("few", 3)], 60)
     assert [len(source.rows) for source in held] == [4, 1]
     assert "5 questions are held out for validation, not 60" in caplog.text
-    one = make_source("one", 1)
-    with pytest.raises(InputError, match="has no row of 1 to train on"):
-        hold_some_out([one, make_source("some", 12)], 4)
-    twin = replace(make_source("some", 3), name="twin", rows=make_source("some", 3).rows[:1])
-    with pytest.raises(InputError, match=r"'(twin|some)' has no row"):
-        hold_some_out([make_source("some", 3), twin], 2)
+    # The one question of a source is needed for training.
+    train, held = hold_some_out([make_source("one", 1), make_source("some", 12)], 4)
+    assert [(source.name, len(source.rows)) for source in (*train, *held)] == [("one", 1), ("some", 8), ("some", 4)]
+    with pytest.raises(InputError, match=r"data\.validation_limit: no source has 3 questions"):
+        hold_some_out([make_source("one", 1), make_source("two", 2)], 4)
+    _, (held_out,) = hold_some_out([make_source("some", 3)], 1)
+    with pytest.raises(InputError, match=r"validation_limit: 1 is too many for these rows.* 'twin' has no row of 1"):
+        hold_some_out([make_source("some", 3), replace(held_out, name="twin")], 1)
 
 
 def test_all_that_is_held_out_is_ranked(

@@ -551,9 +551,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.server_close()
 
 
-def test_a_push_publishes_the_checkpoint_and_not_the_workshop(finished: Finished, base: Path, hub: Any) -> None:
+def test_a_push_publishes_the_checkpoint_and_not_the_workshop(
+    finished: Finished, base: Path, hub: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     out = finished.out
     assert publish(out, "ranker") == f"{hub.address}/you/ranker"
+    assert f"the adapter's base is the folder {base}" in caplog.text
     assert hub.files["adapter_model.safetensors"] == (out / "adapter_model.safetensors").read_bytes()
     assert {CARD_NAME, "adapter_config.json", "README.md", "curves.png", "recipe.yaml", "log.jsonl"} <= set(hub.files)
     assert not [path for path in hub.files if path.startswith(("stages", "merged", "validation"))]

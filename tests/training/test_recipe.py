@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,6 +47,19 @@ def test_every_builtin_recipe_reads_and_says_how_its_model_is_asked() -> None:
         card = recipe.card(BASE)
         assert card.strategy == recipe.ranker.strategy
         assert card.thinking.budget == recipe.ranker.thinking
+
+
+def test_every_builtin_recipe_is_told_of() -> None:
+    """The command's help names them without importing what reads them."""
+    from typer.testing import CliRunner
+
+    from r1_rerank.cli import app
+
+    told = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}).stdout
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    for name in builtin_recipes():
+        assert name in told
+        assert f"`{name}`" in page
 
 
 def test_the_papers_setting_is_the_papers() -> None:
@@ -182,14 +196,19 @@ def test_a_stage_may_dwell_on_some_rows(tmp_path: Path) -> None:
     for name in ("lamps", "stones"):
         write_rows([_row(name=name)], tmp_path / f"{name}.jsonl")
     data = {"train": [{"rows": f"{name}.jsonl"} for name in ("lamps", "stones")], "validation_limit": 0}
-    stages = [{**STAGE, "examples": 400}, {**STAGE, "name": "second", "examples": 400, "weights": {"lamps": 9}}]
+    dwelling = {**STAGE, "name": "second", "examples": 400, "weights": {"lamps": 9, "stones": 1}}
+    stages = [{**STAGE, "examples": 400}, dwelling]
     recipe = read_recipe(written(tmp_path, data=data, stages=stages)).over(folder=str(tmp_path))
     shares = [
         sum(mixture.source_of(place).name == "lamps" for place in range(400)) / 400
         for mixture in Inputs(recipe).mixtures
     ]
     assert shares == pytest.approx([0.5, 0.9], abs=0.06)
-    stages[1]["weights"] = {"lambs": 9}
+    item = replace(_row(name="songs"), task="recommendation", query=None, history=("a song",))
+    write_rows([item], tmp_path / "stones.jsonl")
+    narrowed = Inputs(recipe.over(tasks=("passage",)))  # what is weighed may be left out on purpose
+    assert {row.task for mixture in narrowed.mixtures for row in mixture} == {"passage"}
+    dwelling["weights"] = {"lambs": 9}
     strange = read_recipe(written(tmp_path, data=data, stages=stages)).over(folder=str(tmp_path))
     with pytest.raises(InputError, match=r"stages\[1\]\.weights: 'lambs' is no source: these are lamps, stones"):
         _ = Inputs(strange).mixtures

@@ -123,7 +123,7 @@ def policy_trainer(
     # TRL's own generation ends where the label is written; a rollout closes the answer itself.
     functions = [_closing(reward) if chooses and not played else reward for reward, _ in rewards.values()]
     arguments = {
-        **_arguments(stage, str(folder), model, rows=len(mixture)),
+        **_arguments(stage, str(folder), model),
         "max_completion_length": longest,
         "reward_weights": [weight for _, weight in rewards.values()],
         **generation_arguments(stage, prompts, most if chooses else 0, longest=longest, played=played),
@@ -240,7 +240,7 @@ def stage_rewards(
     return {name: (known[name](), weight) for name, weight in weights.items()}
 
 
-def _arguments(stage: PolicyStage, folder: str, model: Any, *, rows: int) -> dict[str, Any]:
+def _arguments(stage: PolicyStage, folder: str, model: Any) -> dict[str, Any]:
     arguments = training_arguments(stage, folder, model)
     # A batch counts rows, TRL counts answers.
     answers = arguments["per_device_train_batch_size"] * stage.group
@@ -250,7 +250,6 @@ def _arguments(stage: PolicyStage, folder: str, model: Any, *, rows: int) -> dic
         **arguments,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": answers // micro,
-        "max_steps": -(-rows // stage.batch) * stage.iterations,
         # A checkpoint between two updates on the same samples would lose them.
         "save_steps": -(-stage.save_every // stage.iterations) * stage.iterations,
         "shuffle_dataset": False,  # the mixture has its own order

@@ -134,7 +134,7 @@ def hold_out(
     counts = (count,) * len(whole) if isinstance(count, int) else tuple(count)
     if len(counts) != len(whole):
         raise InputError("count", f"has {len(counts)} numbers for {len(whole)} sources: pass one for each")
-    if min(counts) < 0 or not any(counts):
+    if any(one < 0 for one in counts) or not any(counts):
         raise InputError("count", f"{count} holds nothing out: pass at least 1")
     held = [_first_questions(source, one, seed) for source, one in zip(whole, counts, strict=True) if one]
     unseen = LeakFilter(row for source in held for row in source.rows)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..rows import Row
-from .measures import rewards
+from .measures import objective_of, rewards
 
 
 def random_order(row: Row) -> list[float]:
@@ -75,12 +75,9 @@ class ConstantLLM:
             InputError: No row has effects and prices.
         """
         seen: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        for row in train:
-            if row.task == "routing" and row.effects is not None and row.prices is not None:
-                for candidate, reward in zip(row.candidates, rewards(row), strict=True):
-                    seen[row.objective or "performance"][candidate.id].append(reward)
-        if not seen:
-            raise InputError("train", "has no routing rows with effects and prices: the best LLM cannot be chosen")
+        for row in routed(train):
+            for candidate, reward in zip(row.candidates, rewards(row), strict=True):
+                seen[objective_of(row)][candidate.id].append(reward)
         return cls(
             {
                 objective: {name: sum(values) / len(values) for name, values in sorted(by_name.items())}
@@ -94,17 +91,33 @@ class ConstantLLM:
         Raises:
             InputError: None of them was seen under this objective.
         """
-        gains = self.gains.get(row.objective or "performance", {})
-        if not any(candidate.id in gains for candidate in row.candidates):
-            raise unknown_pool(row)
-        last = min(gains.values()) - 1.0
-        return [gains.get(candidate.id, last) for candidate in row.candidates]
+        return unseen_last(row, self.gains.get(objective_of(row), {}))
 
 
-def unknown_pool(row: Row) -> InputError:
-    """What is wrong where a router has learned of none of a row's LLMs."""
-    detail = f"has none of the LLMs of row {row.id!r} under the objective {row.objective or 'performance'}"
-    return InputError("train", f"{detail}: pass the training rows of the same pool")
+def routed(train: Iterable[Row]) -> list[Row]:
+    """The routing rows from which a router can learn: those with effects and prices.
+
+    Raises:
+        InputError: There are none.
+    """
+    rows = [row for row in train if row.task == "routing" and row.effects is not None and row.prices is not None]
+    if not rows:
+        raise InputError("train", "has no routing rows with effects and prices: there is nothing to choose an LLM by")
+    return rows
+
+
+def unseen_last(row: Row, gains: Mapping[str, float]) -> list[float]:
+    """What each LLM of a row would gain, by what was learned; those that were never seen share the last place.
+
+    Raises:
+        InputError: None of them was seen under this objective.
+    """
+    known = {candidate.id: gains[candidate.id] for candidate in row.candidates if candidate.id in gains}
+    if not known:
+        detail = f"has none of the LLMs of row {row.id!r} under the objective {objective_of(row)}"
+        raise InputError("train", f"{detail}: pass the training rows of the same pool")
+    last = min(known.values()) - 1.0
+    return [known.get(candidate.id, last) for candidate in row.candidates]
 
 
 @dataclass(frozen=True)

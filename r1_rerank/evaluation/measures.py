@@ -55,6 +55,11 @@ def measure(row: Row, scores: Sequence[float], names: Sequence[str]) -> dict[str
     return taken
 
 
+def objective_of(row: Row) -> Objective:
+    """What a routing row is for; `performance` where it does not say."""
+    return cast(Objective, row.objective or "performance")
+
+
 def rewards(row: Row) -> list[float]:
     """a * effect - b * price of each candidate of a routing row, by its objective.
 
@@ -63,7 +68,7 @@ def rewards(row: Row) -> list[float]:
     """
     if row.effects is None or row.prices is None:
         raise InputError("row", f"{row.id!r} has no effects or no prices, so nobody can tell its rewards")
-    a, b = OBJECTIVE_WEIGHTS[cast(Objective, row.objective or "performance")]
+    a, b = OBJECTIVE_WEIGHTS[objective_of(row)]
     return [a * effect - b * price for effect, price in zip(row.effects, row.prices, strict=True)]
 
 

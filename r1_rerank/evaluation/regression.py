@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
 from ..rows import Row
-from .baselines import unknown_pool
-from .measures import rewards
+from .baselines import routed, unseen_last
+from .measures import objective_of, rewards
 from .retrieval import eval_module, query_text
 
 _PENALTY = 5.0
@@ -40,16 +39,14 @@ class TfidfRidge:
             MissingExtraError: scikit-learn is not installed.
         """
         texts, ridge = eval_module("sklearn.feature_extraction.text"), eval_module("sklearn.linear_model").Ridge
-        rows = [row for row in train if row.task == "routing" and row.effects is not None and row.prices is not None]
-        if not rows:
-            raise InputError("train", "has no routing rows with effects and prices: nothing to learn from")
+        rows = routed(train)
         # Words of one character count too: 1 + 1 is a question.
         vectorizer = texts.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+|[^\w\s]")
         words = vectorizer.fit_transform([query_text(row) for row in rows])
         seen: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
             for candidate, reward in zip(row.candidates, rewards(row), strict=True):
-                seen[row.objective or "performance"][candidate.id].append((place, reward))
+                seen[objective_of(row)][candidate.id].append((place, reward))
         return cls(
             vectorizer,
             {
@@ -67,11 +64,6 @@ class TfidfRidge:
         Raises:
             InputError: None of them was seen under this objective.
         """
-        objective = row.objective or "performance"
-        models = self.models.get(objective, {})
         words = self.vectorizer.transform([query_text(row)])
-        known = {c.id: float(models[c.id].predict(words)[0]) for c in row.candidates if c.id in models}
-        if not known:
-            raise unknown_pool(row)
-        last = min(known.values()) - 1.0
-        return [known.get(candidate.id, last) for candidate in row.candidates]
+        models = self.models.get(objective_of(row), {})
+        return unseen_last(row, {name: float(model.predict(words)[0]) for name, model in models.items()})

@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from ..documents import Document, RerankResult, Status, Usage
 from ..errors import InputError, InputTypeError
-from ..rows import Objective, Row
+from ..rows import Row
 from ..tasks import PassageRanking, Recommendation, Routing, Task
+from .measures import objective_of
 
 if TYPE_CHECKING:
     from ..reranker import R1Reranker
@@ -156,7 +157,7 @@ def task_of(row: Row) -> Task:
     if row.task == "recommendation":
         return Recommendation(row.history or ())
     if row.task == "routing":
-        return Routing(row.query or "", cast(Objective, row.objective or "performance"))
+        return Routing(row.query or "", objective_of(row))
     return PassageRanking(row.query or "")
 
 

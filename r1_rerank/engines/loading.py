@@ -35,6 +35,8 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from . import attention
+
     where = choose_device(device)
     number_format = choose_dtype(dtype, where)
     try:
@@ -51,11 +53,13 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
         what = f"model {name!r}" if adapter is None else f"adapter {str(adapter)!r} of model {name!r}"
         raise CheckpointError(f"{what} cannot be loaded: {error}") from error
     try:
-        return model.to(where), tokenizer
+        model = model.to(where)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"model {name!r} does not fit into the memory of {where}: {error}") from error
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         raise InputError("device", f"{device!r} cannot be used: {error}") from error
+    attention.use_on_cpu(model)
+    return model, tokenizer
 
 
 def choose_device(device: str) -> torch.device:

@@ -3,15 +3,15 @@
     python benchmarks/cost.py [--engine vllm] [--think 64] [--sizes 5,10,20,50,100] [--repeats 3]
 
 Lists of 60 words a document, of 30 from 100 documents on. All ways rank the same list, one after the other in each
-repeat, so that what else the machine does hits all alike; the median time counts. Prints a table for each size, the
-slopes of time against size and which targets were met, and draws `cost-ENGINE-THINK.png`.
+repeat, so that what else the machine does hits all alike; the median time counts. Prints a table, the slopes of time
+against size and which targets were met, and draws `cost-ENGINE-THINK.png`.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 from measuring import Bench, Way, interleaved, ranked
 from released import eliminate_in_lockstep
-from tables import FOLDER, Out, Target, caption, figure, print_table, print_targets, save
+from tables import FOLDER, Out, Target, caption, figure, print_rows, print_table, print_targets, save
 from workloads import PACKAGES, Cost, EngineKind, bare_pass, documents_of
 
 from r1_rerank import IRanker, Usage
@@ -28,6 +28,8 @@ from r1_rerank import IRanker, Usage
 LIMIT = "one bare pass"
 RELEASED = "whole prompt each step"
 APPEND = "IRanker, append"
+HEAD = ["documents", "", "calls", "prompt tokens computed", "x limit", "reused", "generated", "seconds", "x limit"]
+MEMORY = ["peak MiB", "x limit"]
 
 Found = Mapping[str, Mapping[int, Cost]]
 """For each way and number of documents what it took."""
@@ -51,6 +53,8 @@ def main(
         RELEASED: (partial(released, thinking=think), False),
     }
     found: dict[str, dict[int, Cost]] = {name: {} for name in ways}
+    weighed = apart and engine == "transformers"
+    print_table([*HEAD, *MEMORY] if weighed else HEAD, [])
     for count in sorted(map(int, sizes.split(","))):
         length = words or (30 if count >= 100 else 60)
         with ExitStack() as stack:
@@ -61,7 +65,12 @@ def main(
             costs = interleaved(benches, repeats, *documents_of(count, length))
         for name, cost in costs.items():
             found[name][count] = cost
-        _print_size(count, length, costs)
+        print_rows(_rows(f"{count} of {length} words", costs, weighed=weighed))
+    print(f"\n{APPEND}, against {RELEASED}:\n")
+    for count, append in found[APPEND].items():
+        whole = found[RELEASED][count]
+        fewer, faster = whole.computed / append.computed, whole.seconds / append.seconds
+        print(f"- {count} documents: {fewer:.1f} x fewer prompt tokens, {faster:.1f} x faster")
     slope = slopes(found)
     if slope:
         figures = ", ".join(f"{name} {value:.2f}" for name, value in slope.items())
@@ -110,16 +119,11 @@ def targets(found: Found, engine: EngineKind) -> list[Target]:
     return made
 
 
-def _print_size(count: int, words: int, costs: Mapping[str, Cost]) -> None:
+def _rows(documents: str, costs: Mapping[str, Cost], *, weighed: bool) -> Iterator[list[str]]:
     limit = costs[LIMIT]
-    weighed = limit.mib is not None
-    print(f"\n**{count} documents of {words} words**\n")
-    head = ["", "calls", "prompt tokens computed", "x limit", "reused", "generated", "seconds", "x limit"]
-    if weighed:
-        head += ["peak MiB", "x limit"]
-    rows = []
     for name, cost in costs.items():
         row = [
+            documents,
             name,
             f"{cost.calls}",
             f"{cost.computed:,}",
@@ -129,13 +133,10 @@ def _print_size(count: int, words: int, costs: Mapping[str, Cost]) -> None:
             f"{cost.seconds:.2f}",
             f"{cost.seconds / limit.seconds:.2f}",
         ]
-        if cost.mib is not None and limit.mib is not None:
-            row += [f"{cost.mib:.0f}", f"{cost.mib / limit.mib:.2f}" if limit.mib else "–"]
-        rows.append(row)
-    print_table(head, rows)
-    faster = costs[RELEASED].seconds / costs[APPEND].seconds
-    fewer = costs[RELEASED].computed / costs[APPEND].computed
-    print(f"\n`append` against the whole prompt each step: {fewer:.1f} x fewer prompt tokens, {faster:.1f} x faster.")
+        if weighed:  # a device has memory of its own, which is not measured
+            row += ["–" if cost.mib is None else f"{cost.mib:.0f}"]
+            row += [f"{cost.mib / limit.mib:.2f}" if cost.mib and limit.mib else "–"]
+        yield row
 
 
 def _draw(found: Found, title: str, name: str, folder: Path, note: str) -> None:

@@ -19,7 +19,12 @@ Out = Annotated[Path, typer.Option(help="Folder of the plot.")]
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table."""
-    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
+    print_rows(rows)
+
+
+def print_rows(rows: Iterable[Sequence[object]]) -> None:
+    """Prints further rows of the table that was printed last."""
     for row in rows:
         print("| " + " | ".join(map(str, row)) + " |", flush=True)
 

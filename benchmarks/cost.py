@@ -1,6 +1,6 @@
 """What one ranking costs, in tokens, time and memory, against one bare pass over query and documents.
 
-    python benchmarks/cost.py [--engine vllm] [--think 64] [--sizes 5,10,20,50,100] [--repeats 3]
+    python benchmarks/cost.py [--engine vllm] [--think 64] [--sizes 5,10,20,50,100] [--repeats 3] [--no-whole]
 
 Lists of 60 words a document, of 30 from 100 documents on. All ways rank the same list, one after the other in each
 repeat, so that what else the machine does hits all alike; the median time counts. Prints a table, the slopes of time
@@ -41,6 +41,7 @@ def main(
     sizes: Annotated[str, typer.Option(help="Documents in a list.")] = "5,10,20,50,100",
     words: Annotated[int | None, typer.Option(help="Words in each document; else 60, or 30 from 100 on.")] = None,
     repeats: Annotated[int, typer.Option(help="Runs of each; the median counts.", min=1)] = 3,
+    whole: Annotated[bool, typer.Option(help="Also the two slow ways, `rewrite` and whole prompts.")] = True,
     apart: Annotated[bool, typer.Option(help="A process for each way and size: tells their memory.")] = True,
     out: Out = FOLDER,
 ) -> None:
@@ -49,9 +50,10 @@ def main(
         LIMIT: (bare_pass, False),
         APPEND: (partial(ranked, strategy=IRanker(form="append"), thinking=think), True),
         "DRanker": (partial(ranked, strategy="dranker", thinking=think), True),
-        "IRanker, rewrite": (partial(ranked, strategy=IRanker(form="rewrite"), thinking=think), True),
-        RELEASED: (partial(released, thinking=think), False),
     }
+    if whole:
+        ways["IRanker, rewrite"] = partial(ranked, strategy=IRanker(form="rewrite"), thinking=think), True
+        ways[RELEASED] = partial(released, thinking=think), False
     found: dict[str, dict[int, Cost]] = {name: {} for name in ways}
     weighed = apart and engine == "transformers"
     print_table([*HEAD, *MEMORY] if weighed else HEAD, [])
@@ -66,11 +68,12 @@ def main(
         for name, cost in costs.items():
             found[name][count] = cost
         print_rows(_rows(f"{count} of {length} words", costs, weighed=weighed))
-    print(f"\n{APPEND}, against {RELEASED}:\n")
-    for count, append in found[APPEND].items():
-        whole = found[RELEASED][count]
-        fewer, faster = whole.computed / append.computed, whole.seconds / append.seconds
-        print(f"- {count} documents: {fewer:.1f} x fewer prompt tokens, {faster:.1f} x faster")
+    if whole:
+        print(f"\n{APPEND}, against {RELEASED}:\n")
+        for count, slow in found[RELEASED].items():
+            fast = found[APPEND][count]
+            fewer, faster = slow.computed / fast.computed, slow.seconds / fast.seconds
+            print(f"- {count} documents: {fewer:.1f} x fewer prompt tokens, {faster:.1f} x faster")
     slope = slopes(found)
     if slope:
         figures = ", ".join(f"{name} {value:.2f}" for name, value in slope.items())
@@ -101,7 +104,7 @@ def slopes(found: Found) -> dict[str, float]:
 
 def targets(found: Found, engine: EngineKind) -> list[Target]:
     """What answer-only rankings of these sizes should cost, and what they did."""
-    limit, append, whole = found[LIMIT], found[APPEND], found[RELEASED]
+    limit, append, whole = found[LIMIT], found[APPEND], found.get(RELEASED, {})
     made = []
     if 20 in limit:
         tokens = 1.7 if engine == "vllm" else 1.5  # vLLM reuses whole blocks only
@@ -110,7 +113,7 @@ def targets(found: Found, engine: EngineKind) -> list[Target]:
             Target("20 documents: time of `append` to the limit's", append[20].seconds / limit[20].seconds, 2),
         ]
     for count, faster in ((20, 5), (100, 20)):
-        if count in limit:
+        if count in whole:
             ratio = whole[count].seconds / append[count].seconds
             made.append(Target(f"{count} documents: `append` faster than the whole prompt", ratio, faster, True))
     slope = slopes(found)

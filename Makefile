@@ -49,6 +49,7 @@ benchmark: .venv/dev
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/routing_cost.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/step_profile.py
 	$(BIN)/python benchmarks/batch_memory.py
 	$(BIN)/python benchmarks/long_list.py
 	$(BIN)/python benchmarks/throughput.py

@@ -89,6 +89,17 @@ def test_the_overhead_of_our_own_code_has_a_line_for_tokens(benchmark: Load, cap
     assert lines[5].endswith("| 2 steps |")
 
 
+@pytest.mark.model
+def test_a_profile_tells_the_prompt_from_the_steps(benchmark: Load, capsys: pytest.CaptureFixture[str]):
+    benchmark("step_profile").main(documents="4", words=60)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert [row[:3] for row in rows] == [["4", "a piece of its prompt", "1"], ["4", "a further step", "2"]]
+    for row in rows:
+        milliseconds = [int(cell) for cell in row[3:]]
+        assert milliseconds[0] == pytest.approx(sum(milliseconds[1:]), abs=4)  # of rounded parts
+        assert milliseconds[1] > 0
+
+
 def test_make_runs_all_that_need_no_environment_of_their_own(benchmark: Load):
     scripts = {
         path.name

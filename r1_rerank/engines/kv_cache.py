@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 MIN_SHARED = 64
 """Tokens from which on a prefix of somebody else's prompt is worth taking over."""
+_GAPS = 1.25
+"""Rows go on where they stand while they take at most this many times the columns that the longest needs: gaps are
+left by padding and by thinking, and attention passes over all of them."""
 
 
 def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
@@ -35,21 +38,39 @@ def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens whose keys and values are known, in one row. Never changed once made, so that many may share it."""
+    """Tokens whose keys and values are known. Never changed once made, so that many may share it.
+
+    Args:
+        tokens: The tokens.
+        layers: What holds their keys and values.
+        row: Where it holds those of several rows, the row of these.
+        columns: Where in that row they stand, one for each token; None is from its beginning on.
+    """
 
     tokens: list[int]
     layers: list[Span]
+    row: int = 0
+    columns: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensors take, with the room behind them."""
+        """Bytes that the tensors take, with the room behind them and with the other rows."""
         return sum(span.buffer.nbytes for span in self.layers)
 
     def cut(self, length: int) -> Prefix:
         """The first `length` tokens."""
         if length == len(self.tokens):
             return self
-        return Prefix(self.tokens[:length], [span.cut(length) for span in self.layers])
+        if self.columns is None:
+            return Prefix(self.tokens[:length], [span.cut(length) for span in self.layers])
+        return Prefix(self.tokens[:length], self.layers, self.row, self.columns[:length])
+
+    def states(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a layer, each shaped (heads, tokens, head size)."""
+        keys, values = self.layers[layer].keys[self.row], self.layers[layer].values[self.row]
+        if self.columns is None:
+            return keys, values
+        return keys.index_select(1, self.columns.to(keys.device)), values.index_select(1, self.columns.to(keys.device))
 
 
 class PrefixCache:
@@ -61,6 +82,7 @@ class PrefixCache:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._entries: OrderedDict[str, Prefix] = OrderedDict()
+        self._holders: Counter[int] = Counter()  # of each buffer: rows of one batch share theirs
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -88,15 +110,17 @@ class PrefixCache:
             self._drop(session)
             if prefix.nbytes > self.max_bytes:
                 return
-            while self._bytes + prefix.nbytes > self.max_bytes:
+            while (more := 0 if self._holders[_held(prefix)] else prefix.nbytes) + self._bytes > self.max_bytes:
                 self._drop(next(iter(self._entries)))
             self._entries[session] = prefix
-            self._bytes += prefix.nbytes
+            self._holders[_held(prefix)] += 1
+            self._bytes += more
 
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
             self._entries.clear()
+            self._holders.clear()
             self._bytes = 0
 
     def _shared(self, name: str, tokens: list[int], more_than: int = 0) -> int:
@@ -110,8 +134,17 @@ class PrefixCache:
 
     def _drop(self, session: str) -> None:
         entry = self._entries.pop(session, None)
-        if entry is not None:
+        if entry is None:
+            return
+        self._holders[_held(entry)] -= 1
+        if not self._holders[_held(entry)]:
+            del self._holders[_held(entry)]
             self._bytes -= entry.nbytes
+
+
+def _held(prefix: Prefix) -> int:
+    """What tells the memory of a prefix from that of others, as long as it lives."""
+    return id(prefix.layers[0].buffer)
 
 
 class LabelHead:
@@ -191,13 +224,15 @@ class Batch:
         self._device = model.device
         self._head = head
         self._prefixes = prefixes
-        lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
-        width = max(lengths)
-        self._mask = torch.tensor([[0] * (width - length) + [1] * length for length in lengths], dtype=torch.long)
         self._cache = DynamicCache(config=model.config)
+        starts, columns = _begin(prefixes)
+        width = starts[0].length if starts else 0
+        self._mask = torch.zeros(len(prefixes), width, dtype=torch.long)
+        for row, known in enumerate(columns):
+            self._mask[row, known] = 1
         if is_croppable(model):
-            starts = _stack(prefixes, width) if width else [None] * len(self._cache.layers)
-            self._cache.layers = [GrowingLayer(start) for start in starts]
+            self._cache.layers = [GrowingLayer(start) for start in starts or [None] * len(self._cache.layers)]
+        self._left: list[Span] = []
         self._logits: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
         self._hidden: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
 
@@ -205,6 +240,7 @@ class Batch:
         """Feeds each row its tokens. A row that gets none stays as it was."""
         import torch
 
+        self._left = []
         width = max(len(row) for row in rows)
         tokens = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows], dtype=torch.long)
         fresh = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=torch.long)
@@ -234,23 +270,44 @@ class Batch:
             return self._head.logits(self._hidden[row], tokens)
         return self._logits[row][list(tokens)].float()
 
-    def layers(self, row: int, length: int) -> list[Span]:
-        """Keys and values of the first `length` real tokens of a row."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, with the room behind them."""
+        return sum(span.buffer.nbytes for span in self._spans())
+
+    def prefix(self, row: int, tokens: list[int], *, alone: bool = False) -> Prefix:
+        """The first real tokens of a row, which are these, with their keys and values.
+
+        Args:
+            row: The row.
+            tokens: Its tokens.
+            alone: In memory of their own. Otherwise they stay where they are, beside those of the other rows, so
+                that the same rows can go on together without being copied.
+        """
         from .growing import GrowingLayer
 
-        spans = [layer.span() for layer in self._cache.layers]
-        if len(self._mask) == 1 and bool(self._mask[0, :length].all()):
-            return [span.cut(length) for span in spans]  # the row goes on in the same memory
-        prefix = self._prefixes[row]
-        known = len(prefix.tokens) if prefix else 0
-        real = self._mask[row].nonzero().squeeze(1)[known:length]
+        spans, length = self._spans(), len(tokens)
+        real = self._mask[row].nonzero().squeeze(1)[:length]
+        if len(self._mask) == 1 and int(real[-1]) == length - 1:
+            return Prefix(tokens, [span.cut(length) for span in spans])  # it goes on in the same memory
+        if not alone:
+            return Prefix(tokens, spans, row, real)
+        before = self._prefixes[row]
+        if before is not None and before.columns is not None:
+            before = None
+        known = len(before.tokens) if before else 0
         layers = []
         for number, span in enumerate(spans):
-            # Behind the row's own prefix, where there is room; a view of the batch would keep all of it alive.
-            layer = GrowingLayer(prefix.layers[number] if prefix else None)
-            layer.update(span.keys[row : row + 1, :, real], span.values[row : row + 1, :, real])
+            # Behind the row's own prefix, where there is room.
+            layer = GrowingLayer(before.layers[number] if before else None)
+            layer.update(span.keys[row : row + 1, :, real[known:]], span.values[row : row + 1, :, real[known:]])
             layers.append(layer.span())
-        return layers
+        return Prefix(tokens, layers)
+
+    def _spans(self) -> list[Span]:
+        """All rows as they were left; the same list as long as nothing is fed."""
+        self._left = self._left or [layer.span() for layer in self._cache.layers]
+        return self._left
 
 
 def is_croppable(model: Any) -> bool:
@@ -264,16 +321,42 @@ def is_croppable(model: Any) -> bool:
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
+def _begin(prefixes: Sequence[Prefix | None]) -> tuple[list[Span], list[torch.Tensor]]:
+    """What several rows know, side by side: their layers, and in which columns each row's tokens stand."""
+    import torch
+
+    known = [prefix for prefix in prefixes if prefix is not None]
+    width = max((len(prefix.tokens) for prefix in known), default=0)
+    if not known:
+        return [], [torch.arange(0) for _ in prefixes]
+    if len(known) == len(prefixes) and _go_on_together(known, width):
+        return known[0].layers, [torch.arange(width) if prefix.columns is None else prefix.columns for prefix in known]
+    lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
+    return _stack(prefixes, width), [torch.arange(width - length, width) for length in lengths]
+
+
+def _go_on_together(prefixes: Sequence[Prefix], width: int) -> bool:
+    """Whether these are all rows of one batch, in their order, that was left as they know it."""
+    first = prefixes[0]
+    if first.columns is None:
+        return len(prefixes) == 1
+    span = first.layers[0]
+    return (
+        all(prefix.layers is first.layers and prefix.row == row for row, prefix in enumerate(prefixes))
+        and len(prefixes) == len(span.keys)
+        and span.length == span.buffer.used  # or somebody went on from there
+        and span.length <= _GAPS * width
+    )
+
+
 def _stack(prefixes: Sequence[Prefix | None], width: int) -> list[Span]:
-    """The prefixes of several rows as one, each padded on its left."""
+    """A copy of the prefixes of several rows as one, each padded on its left."""
     from .growing import Buffer, Span
 
-    if len(prefixes) == 1 and prefixes[0] is not None:
-        return prefixes[0].layers
     sample = next(prefix for prefix in prefixes if prefix is not None)
     stacked = []
     for number, like in enumerate(sample.layers):
-        shape = [tensor.expand(len(prefixes), -1, -1, -1) for tensor in (like.keys, like.values)]
+        shape = [tensor[:1].expand(len(prefixes), -1, -1, -1) for tensor in (like.keys, like.values)]
         buffer = Buffer.with_room(shape[0], shape[1], width)
         for row, prefix in enumerate(prefixes):
             start = width - (len(prefix.tokens) if prefix else 0)
@@ -281,8 +364,7 @@ def _stack(prefixes: Sequence[Prefix | None], width: int) -> list[Span]:
             buffer.keys[row, :, :start] = 0
             buffer.values[row, :, :start] = 0
             if prefix is not None:
-                buffer.keys[row, :, start:width] = prefix.layers[number].keys[0]
-                buffer.values[row, :, start:width] = prefix.layers[number].values[0]
+                buffer.keys[row, :, start:width], buffer.values[row, :, start:width] = prefix.states(number)
         buffer.used = width
         stacked.append(Span(buffer, width))
     return stacked

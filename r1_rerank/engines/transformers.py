@@ -23,12 +23,15 @@ from . import decoding
 from .base import Completion, GenerationRequest, Probe
 from .batching import buckets, empty_allocator, out_of_memory
 from .decoding import Job
-from .kv_cache import MIN_SHARED, Batch, LabelHead, Prefix, PrefixCache, common_prefix, is_croppable
+from .kv_cache import MIN_SHARED, Batch, LabelHead, PrefixCache, common_prefix, is_croppable
 from .loading import choose_device, choose_dtype, load_model
 from .queueing import Deadline, RequestQueue
 from .tokenization import ChatTokenizer
 
 logger = logging.getLogger(__name__)
+
+_SHARES = 4
+"""Batches that fit into the memory for prefixes, at least, where their rows share memory."""
 
 
 class TransformersEngine:
@@ -240,7 +243,7 @@ class TransformersEngine:
             except Exception:
                 logger.debug("a common prefix of %d tokens was not shared", len(prefix), exc_info=True)
                 return  # sharing only saves time: the requests go on without it
-            self._prefixes.store(f"shared/{hash(tuple(prefix))}", Prefix(prefix, batch.layers(0, len(prefix))))
+            self._prefixes.store(f"shared/{hash(tuple(prefix))}", batch.prefix(0, prefix))
 
     def _missing(self, prefix: list[int], session: str | None) -> int:
         """Tokens of a prefix that no cache holds."""
@@ -285,15 +288,17 @@ class TransformersEngine:
         return completions
 
     def _run(self, jobs: list[Job]) -> None:
+        jobs = sorted(jobs, key=lambda job: job.prefix.row if job.prefix else 0)  # as they stood the last time
         batch = Batch(self.model, [job.prefix for job in jobs], self._head)
         decoding.run(batch, jobs, self._chat)
         if not self._prefixes.max_bytes:
             return
+        # Rows that share their memory are only forgotten together: not where hardly more than they would fit.
+        alone = _SHARES * batch.nbytes > self._prefixes.max_bytes
         for row, job in enumerate(jobs):
             if job.request.session is not None:
                 # Thinking and answer are left out: the next prompt of the session does not contain them.
-                prefix = Prefix(job.tokens, batch.layers(row, len(job.tokens)))
-                self._prefixes.store(job.request.session, prefix)
+                self._prefixes.store(job.request.session, batch.prefix(row, job.tokens, alone=alone))
 
 
 def _later(completion: Completion, seconds: float) -> Completion:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1_rerank.engines.growing import Buffer, Span
-from r1_rerank.engines.kv_cache import MIN_SHARED, Prefix, PrefixCache
+from r1_rerank.engines.kv_cache import MIN_SHARED, Prefix, PrefixCache, _begin
 
 
 def prefix(tokens: list[int]) -> Prefix:
@@ -101,3 +101,67 @@ def test_no_more_bytes_are_held_than_allowed_not_even_meanwhile(stored: list[tup
         assert (name in watched) == (entry.nbytes <= most)
         assert cache._bytes == sum(entry.nbytes for entry in watched.values())
     assert watched.peak <= most
+
+
+def batch(rows: list[list[int]], *, gap: int = 0) -> list[Prefix]:
+    """What rows know that went through a model together, padded on the left, with a gap behind the first token."""
+    width = max(map(len, rows)) + gap
+    states = torch.randn(len(rows), 1, width, 2)
+    layers = []
+    for layer in range(2):
+        buffer = Buffer.with_room(states, states, width)
+        buffer.append(states + layer, states - layer)
+        layers.append(Span(buffer, width))
+    columns = [torch.arange(width - len(row) - gap, width) for row in rows]
+    kept = [torch.cat([places[:1], places[1 + gap :]]) for places in columns]
+    return [Prefix(row, layers, number, kept[number]) for number, row in enumerate(rows)]
+
+
+def known_of(spans: list[Span], row: int, columns: torch.Tensor) -> list[torch.Tensor]:
+    return [states[row][:, columns] for span in spans for states in (span.keys, span.values)]
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(1, 60)), min_size=1, max_size=4),
+    st.integers(0, 30),
+)
+def test_rows_take_along_what_they_know_wherever_it_stands(
+    lengths: list[int], taken: list[tuple[int, int]], gap: int
+) -> None:
+    """Any rows of a batch, cut anywhere, in any order, beside one that knows nothing, and one with its own memory."""
+    rows = batch([list(range(length)) for length in lengths], gap=gap)
+    prefixes = [None if row >= len(rows) else rows[row].cut(min(length, lengths[row])) for row, length in taken]
+    prefixes.append(prefix([1, 2, 3]))
+    spans, columns = _begin(prefixes)
+    for row, known in enumerate(prefixes):
+        if known is None:
+            assert len(columns[row]) == 0
+            continue
+        expected = [states for layer in range(2) for states in known.states(layer)]
+        found = known_of(spans, row, columns[row])
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_the_same_rows_go_on_where_they_stand() -> None:
+    rows = batch([[0] * 40, [0] * 30])
+    assert _begin(rows)[0] is rows[0].layers
+    assert _begin([rows[0].cut(38), rows[1]])[0] is rows[0].layers  # what was cut off stays as a gap
+    for others in ([rows[1], rows[0]], rows[:1], [*rows, None], batch([[0] * 40, [0] * 30], gap=11)):
+        spans, columns = _begin(others)
+        assert all(span.buffer is not rows[0].layers[0].buffer for span in spans)
+        assert [len(places) for places in columns] == [len(known.tokens) if known else 0 for known in others]
+    rows[0].layers[0].buffer.append(torch.zeros(2, 1, 1, 2), torch.zeros(2, 1, 1, 2))  # somebody else went on
+    assert _begin(rows)[0] is not rows[0].layers
+
+
+def test_rows_of_a_batch_count_their_memory_once_and_free_it_together() -> None:
+    rows = batch([[0] * 40, [1] * 40])
+    cache = PrefixCache(rows[0].nbytes)
+    cache.store("a", rows[0])
+    cache.store("b", rows[1])
+    assert (len(cache), cache._bytes) == (2, rows[0].nbytes)
+    cache.store("a", rows[0])
+    assert (len(cache), cache._bytes) == (2, rows[0].nbytes)
+    cache.store("c", prefix([2] * 40))
+    assert (len(cache), cache._bytes) == (1, prefix([2] * 40).nbytes)

@@ -218,9 +218,10 @@ def test_rows_that_are_about_equally_long_share_a_batch() -> None:
 
 
 @pytest.mark.model
-def test_a_step_in_a_batch_does_not_copy_what_is_known(engine: TransformersEngine) -> None:
-    """Each row's new tokens go behind its old ones, and those of both are what the model would compute."""
-    fresh = sharing_weights(engine)
+@pytest.mark.parametrize("cache_gib", [4.0, 0.02])
+def test_a_step_in_a_batch_does_not_copy_what_is_known(engine: TransformersEngine, cache_gib: float) -> None:
+    """The rows go on together, or each in memory of its own; and those of both are what the model would compute."""
+    fresh = sharing_weights(engine, cache_gib=cache_gib)
     reranker = R1Reranker(fresh, strategy=APPEND, thinking=0)
     lists = [passages(3, seed=seed, words=words) for seed, words in ((4, 5), (5, 9))]
     store, buffers = fresh._prefixes.store, dict[str, list[int]]()
@@ -231,7 +232,9 @@ def test_a_step_in_a_batch_does_not_copy_what_is_known(engine: TransformersEngin
 
     fresh._prefixes.store = storing  # type: ignore[method-assign]
     results = reranker.rerank_batch(["tide?", "moon?"], lists)
-    assert [len(set(seen)) for name, seen in buffers.items() if not name.startswith("shared/")] == [1, 1]
+    first, second = (seen for name, seen in buffers.items() if not name.startswith("shared/"))
+    assert len(set(first)) == len(set(second)) == 1
+    assert (first == second) == (cache_gib == 4.0)
     for query, documents, result in zip(["tide?", "moon?"], lists, results, strict=True):
         alone = R1Reranker(sharing_weights(engine, cache_gib=0), strategy=APPEND, thinking=0).rerank(query, documents)
         for ours, theirs in zip(result.steps, alone.steps, strict=True):

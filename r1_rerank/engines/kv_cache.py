@@ -231,7 +231,8 @@ class Batch:
         for row, known in enumerate(columns):
             self._mask[row, known] = 1
         if is_croppable(model):
-            self._cache.layers = [GrowingLayer(start) for start in starts or [None] * len(self._cache.layers)]
+            begun: Sequence[Span | None] = starts or [None] * len(self._cache.layers)
+            self._cache.layers = [GrowingLayer(start) for start in begun]
         self._left: list[Span] = []
         self._logits: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)
         self._hidden: list[torch.Tensor] = [torch.empty(0)] * len(prefixes)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InputError, OutOfMemoryError
+from .adapters import check_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +38,6 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from . import attention
-
     where = choose_device(device)
     number_format = choose_dtype(dtype, where)
     try:
@@ -48,18 +49,20 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
             if adapter is not None:
                 from peft import PeftModel
 
-                model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error of ours
+                    adapted = PeftModel.from_pretrained(model, str(adapter))
+                check_loaded(adapted, Path(adapter))
+                model = adapted.merge_and_unload()
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         what = f"model {name!r}" if adapter is None else f"adapter {str(adapter)!r} of model {name!r}"
         raise CheckpointError(f"{what} cannot be loaded: {error}") from error
     try:
-        model = model.to(where)
+        return model.to(where), tokenizer
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"model {name!r} does not fit into the memory of {where}: {error}") from error
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         raise InputError("device", f"{device!r} cannot be used: {error}") from error
-    attention.use_on_cpu(model)
-    return model, tokenizer
 
 
 def choose_device(device: str) -> torch.device:

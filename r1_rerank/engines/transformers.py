@@ -24,7 +24,7 @@ from .base import Completion, GenerationRequest, Probe
 from .batching import buckets, empty_allocator, out_of_memory
 from .decoding import Job
 from .kv_cache import MIN_SHARED, Batch, LabelHead, PrefixCache, common_prefix, is_croppable
-from .loading import choose_device, choose_dtype, load_model
+from .loading import choose_device, choose_dtype, load_model, quiet
 from .queueing import Deadline, RequestQueue
 from .tokenization import ChatTokenizer
 
@@ -75,6 +75,11 @@ class TransformersEngine:
         self.check_options(device=device, dtype=dtype, batch_size=batch_size, cache_gib=cache_gib)
         if isinstance(model, str | PathLike):
             model, tokenizer = load_model(str(model), adapter, device, dtype)
+            _attend_on_cpu(model)
+        elif not _writes(model):
+            raise InputTypeError(
+                "model", f"expected a name, a folder or a causal language model, got {type(model).__name__}"
+            )
         elif tokenizer is None:
             raise InputTypeError("tokenizer", "a loaded model needs its tokenizer; pass both")
         elif adapter is not None:
@@ -299,6 +304,23 @@ class TransformersEngine:
             if job.request.session is not None:
                 # Thinking and answer are left out: the next prompt of the session does not contain them.
                 self._prefixes.store(job.request.session, batch.prefix(row, job.tokens, alone=alone))
+
+
+def _writes(model: Any) -> bool:
+    """Whether this is a model of transformers with a head for the next token."""
+    return callable(getattr(model, "get_output_embeddings", None)) and model.get_output_embeddings() is not None
+
+
+def _attend_on_cpu(model: Any) -> None:
+    """Lets a model that was loaded here attend by `attention.attend`, where that is what it does already, but slower.
+
+    Models whose caches are not plain do more than attend, some of them only under the name of `sdpa`.
+    """
+    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa" and is_croppable(model):
+        from . import attention
+
+        with quiet():
+            attention.use(model)
 
 
 def _later(completion: Completion, seconds: float) -> Completion:

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import EngineError, InputError, InputTypeError
 from ..prompts import Message
 from . import vllm_loading
+from .adapters import check_adapter, weights_folder
 from .background import BackgroundLoop
 from .base import Completion, GenerationRequest, Probe
 from .tokenization import ChatTokenizer
@@ -89,7 +90,7 @@ class VLLMEngine:
                 if argument in sizes:
                     sizes[theirs] = sizes.pop(argument)
             if folder is not None:
-                vllm_loading.check_adapter(folder, Path(name))
+                check_adapter(folder, weights_folder(name, options.get("revision")))
             arguments = vllm_loading.engine_arguments(vllm, name, folder, {"dtype": dtype, **sizes, **options})
         elif not isinstance(model, vllm.LLM | vllm.AsyncLLMEngine):
             raise InputTypeError(
@@ -107,6 +108,7 @@ class VLLMEngine:
             config = model.llm_engine.vllm_config if isinstance(model, vllm.LLM) else model.vllm_config
             self._read(config, folder)
             if isinstance(model, vllm.LLM):
+                vllm_loading.add_adapter(model, lora)
                 self._runner = StepRunner(model, self._open, lora)
             else:
                 self._runner = AsyncRunner(model, self._open, lora, None)
@@ -134,7 +136,7 @@ class VLLMEngine:
         if adapter is not None and config.lora_config is None:
             raise InputError("adapter", "your vLLM was started without enable_lora=True")
         if adapter is not None:
-            vllm_loading.check_adapter(adapter, Path(model.model))
+            check_adapter(adapter, weights_folder(model.model, model.revision))
         if adapter is not None and config.lora_config.max_lora_rank < vllm_loading.lora_rank(adapter):
             raise InputError(
                 "adapter", f"its rank is more than your vLLM's max_lora_rank of {config.lora_config.max_lora_rank}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import zlib
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, EngineError, InputError, InputTypeError, MissingExtraError
+from .adapters import adapter_config, unusable
 
 
 def import_vllm() -> Any:
@@ -88,6 +88,20 @@ async def start_engine(vllm: Any, arguments: Any, lora: Any) -> Any:
     return llm
 
 
+def add_adapter(llm: Any, lora: Any) -> None:
+    """Loads an adapter into the user's `vllm.LLM`: one that fails with the first request would end its process.
+
+    Raises:
+        CheckpointError: vLLM does not load it.
+    """
+    if lora is None:
+        return
+    try:
+        llm.llm_engine.add_lora(lora)
+    except Exception as error:
+        raise unusable(lora.lora_path, f"vLLM does not load it: {error}") from error
+
+
 def lora_request(vllm: Any, adapter: Path) -> Any:
     """How vLLM is told, with every request, which adapter to use."""
     from vllm.lora.request import LoRARequest
@@ -103,75 +117,9 @@ def lora_rank(adapter: Path) -> int:
 
     from vllm.config.lora import MaxLoRARanks
 
-    config = _adapter_config(adapter)
+    config = adapter_config(adapter)
     rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
     ranks = [allowed for allowed in get_args(MaxLoRARanks) if allowed >= rank]
     if not ranks:
         raise unusable(adapter, f"its rank of {rank} is more than vLLM takes")
     return int(min(ranks))
-
-
-def check_adapter(adapter: Path, model: Path) -> None:
-    """Compares an adapter with the weights of its model, where they are a folder.
-
-    Raises:
-        CheckpointError: No adapter, or not one of this model.
-    """
-    config = _adapter_config(adapter)
-    if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
-        raise unusable(adapter, f"it is no LoRA adapter but {config.get('peft_type')!r}")
-    shapes = _shapes(adapter)
-    if not shapes:
-        raise unusable(adapter, "it has no *.safetensors weights (pickled ones are not loaded)")
-    base = _shapes(model) if model.is_dir() else {}
-    modules = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in shapes}
-    # Weights may be named otherwise in the file than in the model: then vLLM itself has to find out.
-    if not any(f"{module}.weight" in base for module in modules):
-        return
-    for name, shape in shapes.items():
-        module, _, part = name.removeprefix("base_model.model.").partition(".lora_")
-        weight = base.get(f"{module}.weight")
-        if weight is None:
-            if any(other.startswith(f"{module}.") for other in base):
-                continue  # quantised: packed under other names
-            raise unusable(adapter, f"it adapts {module}, which the model {str(model)!r} does not have")
-        if part == "A.weight":
-            found, wanted = shape[1], weight[1]
-        elif part == "B.weight":
-            found, wanted = shape[0], weight[0]
-        else:
-            continue
-        if found != wanted:
-            raise unusable(
-                adapter, f"it was made for another model than {str(model)!r}: {module} has {wanted}, not {found}"
-            )
-
-
-def unusable(adapter: str | Path, reason: str) -> CheckpointError:
-    """The error for an adapter."""
-    return CheckpointError(f"adapter {str(adapter)!r} cannot be used: {reason}")
-
-
-def _adapter_config(adapter: Path) -> dict[str, Any]:
-    path = adapter / "adapter_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise unusable(adapter, f"{path.name} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise unusable(adapter, f"{path.name} is no object")
-    return config
-
-
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every weight in a folder's safetensors files; only their headers are read."""
-    from safetensors import SafetensorError, safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, "pt") as file:
-                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return shapes

@@ -187,10 +187,24 @@ def vllm_engine(weights: str) -> Iterator[VLLMEngine]:
 @pytest.fixture(scope="session")
 def vllm_llm(weights: str) -> Iterator[Any]:
     """A `vllm.LLM` of the user's own, in bfloat16, with a short context."""
+    with users_llm(weights, dtype="bfloat16", max_num_seqs=16, max_model_len=2048) as llm:
+        yield llm
+
+
+@pytest.fixture
+def adapting_llm(weights: str) -> Iterator[Any]:
+    """Another, that takes adapters."""
+    with users_llm(weights, enable_lora=True, max_lora_rank=8, max_num_seqs=4, max_model_len=512) as llm:
+        yield llm
+
+
+@contextlib.contextmanager
+def users_llm(weights: str, **options: Any) -> Iterator[Any]:
+    """A `vllm.LLM`, ended afterwards."""
     vllm = import_vllm()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        llm = vllm.LLM(weights, dtype="bfloat16", max_num_seqs=16, max_model_len=2048, **IN_PROCESS)
+        llm = vllm.LLM(weights, **IN_PROCESS, **options)
     yield llm
     llm.llm_engine.engine_core.shutdown()
     vars(llm).clear()

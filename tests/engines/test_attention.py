@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
@@ -98,10 +100,25 @@ def test_whole_prompts_and_what_is_special_go_to_sdpa(monkeypatch: pytest.Monkey
     assert len(called) == 5
 
 
-def test_a_model_that_we_load_has_it_and_one_of_the_user_stays_as_it_is(
-    engine: TransformersEngine, weights: str
-) -> None:
-    assert engine.model.config._attn_implementation == attention.NAME
+@pytest.mark.model
+def test_a_model_that_we_load_has_it_and_one_of_the_user_stays_as_it_is(weights: str) -> None:
+    ours = TransformersEngine(weights, device="cpu")
+    assert ours.model.config._attn_implementation == attention.NAME
     theirs = AutoModelForCausalLM.from_pretrained(weights)
-    TransformersEngine(theirs, engine.tokenizer)
+    TransformersEngine(theirs, ours.tokenizer)
     assert theirs.config._attn_implementation == "sdpa"
+
+
+def test_models_of_which_prefixes_cannot_be_kept_keep_sdpa(tmp_path: Path, weights: str) -> None:
+    config = MistralConfig(
+        vocab_size=49152,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=16,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(weights).save_pretrained(tmp_path)
+    assert TransformersEngine(str(tmp_path), device="cpu").model.config._attn_implementation == "sdpa"

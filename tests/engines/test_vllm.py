@@ -491,6 +491,20 @@ def test_an_engine_without_lora_refuses_an_adapter(vllm_llm: Any, weights: str, 
         VLLMEngine(vllm_llm, adapter=tmp_path)
 
 
+def test_an_adapter_that_only_vllm_can_refuse_leaves_the_users_engine_alive(
+    adapting_llm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its weights are not where it was loaded from any more, to compare with."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    wide = LlamaConfig(vocab_size=64, hidden_size=1152, intermediate_size=48, num_hidden_layers=1)
+    other = make_adapter(LlamaForCausalLM(wide), tmp_path / "other")
+    monkeypatch.setattr("r1_rerank.engines.vllm.check_adapter", lambda *_: None)
+    with pytest.raises(CheckpointError, match=r"other' cannot be used: vLLM does not load it: "):
+        VLLMEngine(adapting_llm, adapter=other)
+    assert answer(VLLMEngine(adapting_llm), ask("which?", tuple("AB"))).label_logprobs
+
+
 # What cannot be used is said before anything starts.
 
 

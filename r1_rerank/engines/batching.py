@@ -18,7 +18,8 @@ one more batch reads all weights once more."""
 def buckets(jobs: Mapping[int, Job], rows: int) -> list[list[int]]:
     """Groups requests of about equal length, so that little is spent on padding."""
     made: list[list[int]] = []
-    for number in sorted(jobs, key=lambda number: (jobs[number].to_compute, jobs[number].known)):
+    # Steps of elimination differ by a token or two: by what they know they come in the same order each time.
+    for number in sorted(jobs, key=lambda number: (jobs[number].to_compute // MIN_SHARED, jobs[number].known)):
         for bucket in made:
             if len(bucket) < rows and _alike([jobs[other] for other in (*bucket, number)]):
                 bucket.append(number)

@@ -65,12 +65,16 @@ class Prefix:
             return Prefix(self.tokens[:length], [span.cut(length) for span in self.layers])
         return Prefix(self.tokens[:length], self.layers, self.row, self.columns[:length])
 
-    def states(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer, each shaped (heads, tokens, head size)."""
-        keys, values = self.layers[layer].keys[self.row], self.layers[layer].values[self.row]
+    def runs(self) -> list[tuple[int, int]]:
+        """Where its tokens stand, as ranges of columns."""
         if self.columns is None:
-            return keys, values
-        return keys.index_select(1, self.columns.to(keys.device)), values.index_select(1, self.columns.to(keys.device))
+            return [(0, len(self.tokens))]
+        columns = self.columns.tolist()
+        starts = [0, *(place for place in range(1, len(columns)) if columns[place] != columns[place - 1] + 1)]
+        return [
+            (columns[start], columns[end - 1] + 1)
+            for start, end in zip(starts, [*starts[1:], len(columns)], strict=True)
+        ]
 
 
 class PrefixCache:
@@ -330,24 +334,36 @@ def _begin(prefixes: Sequence[Prefix | None]) -> tuple[list[Span], list[torch.Te
     width = max((len(prefix.tokens) for prefix in known), default=0)
     if not known:
         return [], [torch.arange(0) for _ in prefixes]
-    if len(known) == len(prefixes) and _go_on_together(known, width):
-        return known[0].layers, [torch.arange(width) if prefix.columns is None else prefix.columns for prefix in known]
+    if len(known) == len(prefixes) == 1 and known[0].columns is None:
+        return known[0].layers, [torch.arange(width)]
+    columns = [prefix.columns for prefix in known if prefix.columns is not None and prefix.layers is known[0].layers]
+    if len(columns) == len(prefixes):  # all of them rows of one batch
+        first = min(int(places[0]) for places in columns)
+        span = known[0].layers[0]
+        if span.length - first <= _GAPS * width:
+            rows = [prefix.row for prefix in known]
+            # Nobody may have gone on from there.
+            if rows == list(range(len(span.keys))) and span.length == span.buffer.used:
+                return known[0].layers, columns
+            return _pick_rows(known[0].layers, rows, first), [places - first for places in columns]
     lengths = [len(prefix.tokens) if prefix else 0 for prefix in prefixes]
     return _stack(prefixes, width), [torch.arange(width - length, width) for length in lengths]
 
 
-def _go_on_together(prefixes: Sequence[Prefix], width: int) -> bool:
-    """Whether these are all rows of one batch, in their order, that was left as they know it."""
-    first = prefixes[0]
-    if first.columns is None:
-        return len(prefixes) == 1
-    span = first.layers[0]
-    return (
-        all(prefix.layers is first.layers and prefix.row == row for row, prefix in enumerate(prefixes))
-        and len(prefixes) == len(span.keys)
-        and span.length == span.buffer.used  # or somebody went on from there
-        and span.length <= _GAPS * width
-    )
+def _pick_rows(layers: Sequence[Span], rows: Sequence[int], first: int) -> list[Span]:
+    """A copy of some rows of a batch, from a column on."""
+    from .growing import Buffer, Span
+
+    picked = []
+    for span in layers:
+        keys, values, length = span.keys[:, :, first:], span.values[:, :, first:], span.length - first
+        buffer = Buffer.with_room(keys[: len(rows)], values[: len(rows)], length)
+        for place, row in enumerate(rows):
+            buffer.keys[place, :, :length] = keys[row]
+            buffer.values[place, :, :length] = values[row]
+        buffer.used = length
+        picked.append(Span(buffer, length))
+    return picked
 
 
 def _stack(prefixes: Sequence[Prefix | None], width: int) -> list[Span]:
@@ -355,17 +371,22 @@ def _stack(prefixes: Sequence[Prefix | None], width: int) -> list[Span]:
     from .growing import Buffer, Span
 
     sample = next(prefix for prefix in prefixes if prefix is not None)
+    runs = [prefix.runs() if prefix else [] for prefix in prefixes]
     stacked = []
     for number, like in enumerate(sample.layers):
         shape = [tensor[:1].expand(len(prefixes), -1, -1, -1) for tensor in (like.keys, like.values)]
         buffer = Buffer.with_room(shape[0], shape[1], width)
         for row, prefix in enumerate(prefixes):
-            start = width - (len(prefix.tokens) if prefix else 0)
+            end = width - (len(prefix.tokens) if prefix else 0)
             # Masked, but what is multiplied by 0 must be a number.
-            buffer.keys[row, :, :start] = 0
-            buffer.values[row, :, :start] = 0
-            if prefix is not None:
-                buffer.keys[row, :, start:width], buffer.values[row, :, start:width] = prefix.states(number)
+            buffer.keys[row, :, :end] = 0
+            buffer.values[row, :, :end] = 0
+            for first, last in runs[row]:
+                assert prefix is not None
+                start, end = end, end + last - first
+                known = prefix.layers[number]
+                buffer.keys[row, :, start:end] = known.keys[prefix.row, :, first:last]
+                buffer.values[row, :, start:end] = known.values[prefix.row, :, first:last]
         buffer.used = width
         stacked.append(Span(buffer, width))
     return stacked

@@ -138,7 +138,8 @@ def test_rows_take_along_what_they_know_wherever_it_stands(
         if known is None:
             assert len(columns[row]) == 0
             continue
-        expected = [states for layer in range(2) for states in known.states(layer)]
+        places = torch.arange(len(known.tokens)) if known.columns is None else known.columns
+        expected = known_of(known.layers, known.row, places)
         found = known_of(spans, row, columns[row])
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 

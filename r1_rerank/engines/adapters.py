@@ -56,12 +56,19 @@ def check_loaded(adapted: Any, adapter: Path) -> None:
     """
     from peft import get_peft_model_state_dict
 
-    wanted = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if _LORA in name}
-    found = {name for name in _shapes(adapter) if _LORA in name}
+    wanted = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if _comparable(name)}
+    found = {name for name in _shapes(adapter) if _comparable(name)}
+    if not found:
+        raise unusable(adapter, "it has no *.safetensors weights (pickled ones are not loaded)")
     for name in sorted(found - wanted):
         raise unusable(adapter, f"it adapts {_module(name)}, which the model does not have")
     for name in sorted(wanted - found):
         raise unusable(adapter, f"it has no weights for {_module(name)}, which its settings name")
+
+
+def _comparable(name: str) -> bool:
+    # PEFT gives the experts of a mixture other names than older files do.
+    return _LORA in name and ".experts." not in name
 
 
 def _module(name: str) -> str:
@@ -75,7 +82,9 @@ def weights_folder(model: str, revision: str | None = None) -> Path:
     if Path(model).is_dir():
         return Path(model)
     try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+        return Path(
+            snapshot_download(model, revision=revision, local_files_only=True, allow_patterns=["*.safetensors"])
+        )
     except (OSError, ValueError):  # not there, or no name
         return Path(model)
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 NAME = "r1_rerank_cpu"
 """What transformers knows it by."""
+_SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]
 _MOST_SCORES = 2**24
 """Scores of a layer that are held at once: 32 MiB in bfloat16, and as much after their softmax."""
 
@@ -58,7 +59,7 @@ def attend(
     plain = tokens == 1 if attention_mask is None else attention_mask.dtype == torch.bool
     special = dropout or any(kwargs.get(name) is not None for name in ("position_bias", "cache"))
     if special or not plain or rows * heads * tokens * seen > _MOST_SCORES:
-        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        result: tuple[torch.Tensor, None] = _SDPA(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result

@@ -357,7 +357,8 @@ def _pick_rows(layers: Sequence[Span], rows: Sequence[int], first: int) -> list[
     picked = []
     for span in layers:
         keys, values, length = span.keys[:, :, first:], span.values[:, :, first:], span.length - first
-        buffer = Buffer.with_room(keys[: len(rows)], values[: len(rows)], length)
+        shape = [states[:1].expand(len(rows), -1, -1, -1) for states in (keys, values)]
+        buffer = Buffer.with_room(shape[0], shape[1], length)
         for place, row in enumerate(rows):
             buffer.keys[place, :, :length] = keys[row]
             buffer.values[place, :, :length] = values[row]

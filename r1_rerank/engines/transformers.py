@@ -275,6 +275,8 @@ class TransformersEngine:
                 for number, job in jobs.items()
             }
         # Outside of the except clause: the exception would keep the failed batch in memory.
+        for job in jobs.values():
+            job.prefix = None  # it holds the memory of a whole batch
         empty_allocator(self.model.device)
         fresh = {number: self._job(job.request, job.deadline) for number, job in jobs.items()}
         if len(self._prefixes):

@@ -85,7 +85,7 @@ def test_whole_prompts_and_what_is_special_go_to_sdpa(monkeypatch: pytest.Monkey
         called.append(kwargs)
         return torch.zeros(1), None
 
-    monkeypatch.setattr(attention, "sdpa_attention_forward", sdpa)
+    monkeypatch.setattr(attention, "_SDPA", sdpa)
     query, key, value = states(1, 20, 30)
     mask = causal(1, 20, 30)
     attention.attend(LAYER, query, key, value, None)

@@ -148,7 +148,7 @@ def test_the_same_rows_go_on_where_they_stand() -> None:
     rows = batch([[0] * 40, [0] * 30])
     assert _begin(rows)[0] is rows[0].layers
     assert _begin([rows[0].cut(38), rows[1]])[0] is rows[0].layers  # what was cut off stays as a gap
-    for others in ([rows[1], rows[0]], rows[:1], [*rows, None], batch([[0] * 40, [0] * 30], gap=11)):
+    for others in ([rows[1], rows[0]], rows[:1], [rows[0]] * 3, [*rows, None], batch([[0] * 40, [0] * 30], gap=11)):
         spans, columns = _begin(others)
         assert all(span.buffer is not rows[0].layers[0].buffer for span in spans)
         assert [len(places) for places in columns] == [len(known.tokens) if known else 0 for known in others]

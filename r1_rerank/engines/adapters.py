@@ -21,9 +21,7 @@ def check_adapter(adapter: Path, model: Path) -> None:
     config = adapter_config(adapter)
     if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
         raise unusable(adapter, f"it is no LoRA adapter but {config.get('peft_type')!r}")
-    shapes = _shapes(adapter)
-    if not shapes:
-        raise unusable(adapter, "it has no *.safetensors weights (pickled ones are not loaded)")
+    shapes = _weights(adapter)
     base = _shapes(model) if model.is_dir() else {}
     modules = {_module(name) for name in shapes}
     # Weights may be named otherwise in the file than in the model: then it shows when they are loaded.
@@ -57,13 +55,17 @@ def check_loaded(adapted: Any, adapter: Path) -> None:
     from peft import get_peft_model_state_dict
 
     wanted = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if _comparable(name)}
-    found = {name for name in _shapes(adapter) if _comparable(name)}
-    if not found:
-        raise unusable(adapter, "it has no *.safetensors weights (pickled ones are not loaded)")
+    found = {name for name in _weights(adapter) if _comparable(name)}
     for name in sorted(found - wanted):
         raise unusable(adapter, f"it adapts {_module(name)}, which the model does not have")
     for name in sorted(wanted - found):
         raise unusable(adapter, f"it has no weights for {_module(name)}, which its settings name")
+
+
+def _weights(adapter: Path) -> dict[str, tuple[int, ...]]:
+    if shapes := _shapes(adapter):
+        return shapes
+    raise unusable(adapter, "it has no *.safetensors weights (pickled ones are not loaded)")
 
 
 def _comparable(name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .decoding import Job
-from .kv_cache import MIN_SHARED
+from .prefixes import MIN_SHARED
 
 _BUCKET = 1.25
 """Rows share a batch while the longest has at most this many times the tokens of the shortest to compute."""

@@ -10,7 +10,8 @@ from ..documents import Usage
 from ..errors import EngineError
 from ..prompts import ANSWER_CLOSE, THINK_CLOSE, close_thinking, render_answer
 from .base import Completion, GenerationRequest
-from .kv_cache import Batch, Prefix
+from .kv_cache import Batch
+from .prefixes import Prefix
 from .queueing import Deadline
 from .tokenization import ChatTokenizer
 

@@ -23,8 +23,9 @@ from . import decoding
 from .base import Completion, GenerationRequest, Probe
 from .batching import buckets, empty_allocator, out_of_memory
 from .decoding import Job
-from .kv_cache import MIN_SHARED, Batch, LabelHead, PrefixCache, common_prefix, is_croppable
+from .kv_cache import Batch, LabelHead, is_croppable
 from .loading import choose_device, choose_dtype, load_model, quiet
+from .prefixes import MIN_SHARED, PrefixCache, common_prefix
 from .queueing import Deadline, RequestQueue
 from .tokenization import ChatTokenizer
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1_rerank.engines.growing import Buffer, Span
-from r1_rerank.engines.kv_cache import MIN_SHARED, Prefix, PrefixCache, _begin
+from r1_rerank.engines.kv_cache import _begin
+from r1_rerank.engines.prefixes import MIN_SHARED, Prefix, PrefixCache
 
 
 def prefix(tokens: list[int]) -> Prefix:

@@ -17,7 +17,8 @@ from r1_rerank import Budget, Document, IRanker, PromptTemplate, R1Reranker, Rou
 from r1_rerank.engines import Completion, GenerationRequest, TransformersEngine, decoding
 from r1_rerank.engines.batching import buckets
 from r1_rerank.engines.decoding import Job
-from r1_rerank.engines.kv_cache import Batch, Prefix
+from r1_rerank.engines.kv_cache import Batch
+from r1_rerank.engines.prefixes import Prefix
 from r1_rerank.engines.queueing import Deadline
 from r1_rerank.errors import DeadlineError
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import functools
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from os import PathLike, fspath
 from pathlib import Path
@@ -34,7 +37,8 @@ class VLLMEngine:
             already, which stays open when this engine is closed. While requests are under way, a `vllm.LLM` must not
             be used otherwise; an asynchronous engine that no event loop has used yet is served on a loop of ours
             until this engine is closed, and is then free for any other.
-        adapter: Folder of a LoRA adapter of the model.
+        adapter: Folder of a LoRA adapter of the model. A `vllm.AsyncLLMEngine` loads it before the first request; all
+            requests fail if it refuses it.
         dtype: `auto` (that of the weights), `float32`, `bfloat16` or `float16`.
         batch_size: Most requests that run together; vLLM's `max_num_seqs`.
         context_tokens: Longest prompt and answer together; vLLM's `max_model_len`. None: what the model can do.
@@ -80,6 +84,7 @@ class VLLMEngine:
         folder = None if adapter is None else Path(fspath(adapter))
         self._lock = threading.Lock()
         self._closed = False
+        self._at_exit: Callable[[], None] | None = None
         self._runner: Runner
         if isinstance(model, str | PathLike):
             name = fspath(model)
@@ -125,6 +130,9 @@ class VLLMEngine:
         except BaseException:
             self._runner.close()
             raise
+        # A program that ends without closing it would wait for vLLM's processes, which nobody has told to end.
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
 
     def _read(self, config: Any, adapter: Path | None) -> None:
         """What holds for the model that runs."""
@@ -186,6 +194,8 @@ class VLLMEngine:
             if self._closed:
                 return
             self._closed = True
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
         self._runner.close()
         self.llm = None
 
@@ -201,6 +211,11 @@ class VLLMEngine:
     def _open(self, request: GenerationRequest) -> Answering:
         tokens = self._chat.checked_prompt(request, self.context_tokens)
         return Answer(request, tokens, self._chat).write()
+
+
+def _close(engine: weakref.ref[VLLMEngine]) -> None:
+    if (still := engine()) is not None:
+        still.close()
 
 
 def _done(completion: Completion) -> Future[Completion]:

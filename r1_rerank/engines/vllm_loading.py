@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, EngineError, InputError, InputTypeError, MissingExtraError
 from .adapters import adapter_config, unusable
+
+_ALIVE = 1.0
+"""Seconds after which it is asked whether vLLM's process is still there."""
 
 
 def import_vllm() -> Any:
@@ -81,11 +86,39 @@ async def start_engine(vllm: Any, arguments: Any, lora: Any) -> Any:
         ) from error
     if lora is not None:
         try:
-            await llm.add_lora(lora)
+            await add_adapter_async(llm, lora)
         except Exception as error:
             llm.shutdown()
-            raise unusable(lora.lora_path, f"vLLM does not load it: {error}") from error
+            if isinstance(error, CheckpointError):
+                raise
+            raise unusable(lora.lora_path, f"vLLM ended while it loaded it: {error}") from error
     return llm
+
+
+async def add_adapter_async(llm: Any, lora: Any) -> None:
+    """Loads an adapter into a `vllm.AsyncLLMEngine`; see `add_adapter`.
+
+    Raises:
+        CheckpointError: vLLM does not load it.
+        EngineDeadError: vLLM's process has ended.
+    """
+    adding = asyncio.ensure_future(llm.add_lora(lora))
+    try:
+        while not adding.done():
+            await asyncio.wait([adding], timeout=_ALIVE)
+            if llm.errored and not adding.done():  # nobody else would end the waiting
+                raise llm.dead_error
+        await adding
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        if llm.errored:
+            raise llm.dead_error from error
+        with suppress(Exception):  # what it has loaded in part it would take for whole
+            await llm.remove_lora(lora.lora_int_id)
+        raise unusable(lora.lora_path, f"vLLM does not load it: {error}") from error
+    finally:
+        adding.cancel()
 
 
 def add_adapter(llm: Any, lora: Any) -> None:
@@ -99,6 +132,8 @@ def add_adapter(llm: Any, lora: Any) -> None:
     try:
         llm.llm_engine.add_lora(lora)
     except Exception as error:
+        with suppress(Exception):  # what it has loaded in part it would take for whole
+            llm.llm_engine.remove_lora(lora.lora_int_id)
         raise unusable(lora.lora_path, f"vLLM does not load it: {error}") from error
 
 

@@ -13,7 +13,8 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
-from ..errors import EngineClosedError, EngineError
+from ..errors import CheckpointError, EngineClosedError, EngineError
+from . import vllm_loading
 from .background import BackgroundLoop, within
 from .base import Completion, GenerationRequest
 from .vllm_answers import Answering, Call
@@ -91,6 +92,7 @@ class AsyncRunner:
         self._time = SharedTime()
         self._tasks: set[asyncio.Task[Completion]] = set()
         self._closed = False
+        self._adapting: asyncio.Task[None] | None = None
 
     def submit(self, request: GenerationRequest) -> Future[Completion]:
         """See `Runner`."""
@@ -117,8 +119,11 @@ class AsyncRunner:
                 self._loop.close()
 
     def _users_loop(self) -> asyncio.AbstractEventLoop | None:
-        handler = None if self._loop is not None else self._llm.output_handler
-        return None if handler is None else handler.get_loop()
+        if self._loop is not None:
+            return None
+        # Loading an adapter starts the second of these alone.
+        reader = self._llm.output_handler or self._llm.engine_core.resources.output_queue_task
+        return None if reader is None else reader.get_loop()
 
     def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         loop = self._users_loop()
@@ -133,9 +138,12 @@ class AsyncRunner:
 
     async def _end(self) -> None:
         self._closed = True
-        for task in self._tasks:
+        tasks: list[asyncio.Task[Any]] = list(self._tasks)
+        if self._adapting is not None and not self._adapting.done():
+            tasks.append(self._adapting)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._owns:
             self._llm.shutdown(timeout=30)
             self._llm = None
@@ -162,6 +170,7 @@ class AsyncRunner:
 
     async def _play(self, request: GenerationRequest) -> Completion:
         answering = self._open(request)
+        await self._adapt()
         reply: Any = None
         while True:
             try:
@@ -170,6 +179,18 @@ class AsyncRunner:
                 completion: Completion = stop.value
                 return completion
             reply = await self._ask(call)
+
+    async def _adapt(self) -> None:
+        """Loads the adapter into the user's engine, once; requests wait until it is there."""
+        if self._lora is None or self._owns:  # our own engine has it since it was started
+            return
+        if self._adapting is None or self._adapting.cancelled():
+            self._adapting = asyncio.create_task(vllm_loading.add_adapter_async(self._llm, self._lora))
+            self._adapting.add_done_callback(_seen)
+        try:
+            await asyncio.shield(self._adapting)  # a request that is given up leaves it to the others
+        except CheckpointError as error:
+            raise EngineError(str(error)) from error
 
     async def _ask(self, call: Call) -> Any:
         number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"
@@ -185,6 +206,12 @@ class AsyncRunner:
             # vLLM aborts by itself, but not a request that it was just about to add.
             await self._llm.abort(number)
             raise
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Those who waited for it may all have given up: asyncio would complain that nobody looked at its error."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _detach(llm: Any) -> None:

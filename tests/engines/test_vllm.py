@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -375,26 +376,26 @@ def test_a_users_async_engine_is_asked_on_its_own_loop(vllm_engine: VLLMEngine) 
     assert answer(vllm_engine, ask("the first one goes on")).text
 
 
-def test_a_users_async_engine_that_no_loop_had_used_is_free_again_afterwards(vllm: Any, vllm_async_llm: Any) -> None:
+def test_a_users_async_engine_that_no_loop_had_used_is_free_again_afterwards(vllm: Any, mortal_llm: Any) -> None:
     async def use(number: str) -> str:
-        async for output in vllm_async_llm.generate("The tide is", vllm.SamplingParams(max_tokens=3), number):
+        async for output in mortal_llm.generate("The tide is", vllm.SamplingParams(max_tokens=3), number):
             text: str = output.outputs[0].text
         return text
 
     async def on_a_loop_of_the_user() -> tuple[str, Completion, str]:
         before = await use("before")
-        again = VLLMEngine(vllm_async_llm)
+        again = VLLMEngine(mortal_llm)
         completion = await again.agenerate(ask("and on this loop?"))
         await asyncio.to_thread(again.close)
         return before, completion, await use("after")
 
     for _ in range(2):  # each time on a new loop of ours
-        engine = VLLMEngine(vllm_async_llm)
+        engine = VLLMEngine(mortal_llm)
         waiting = engine.submit(ask("go on", thinking_budget=400))
         assert answer(engine, ask("anybody there?")).label_logprobs
         engine.close()
         assert isinstance(waiting.result(60).error, EngineClosedError)
-    VLLMEngine(vllm_async_llm).close()  # never asked
+    VLLMEngine(mortal_llm).close()  # never asked
     before, completion, after = asyncio.run(on_a_loop_of_the_user())
     assert completion.error is None
     assert before
@@ -470,6 +471,22 @@ def test_an_adapter_answers_as_merged_and_a_dead_engine_fails_fast(
     assert [process for process in multiprocessing.active_children() if process not in others] == []
 
 
+def test_a_program_that_never_closes_its_engine_ends(weights: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"""\
+if __name__ == "__main__":
+    from r1_rerank import R1Reranker
+
+    reranker = R1Reranker.from_pretrained({weights!r}, engine="vllm", thinking=0, kv_cache_memory_bytes=2**29)
+    print(reranker.rerank("what moves the tide?", ["the moon", "a shed"]).status)
+""",
+        encoding="utf-8",
+    )
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=180, check=True)
+    assert ran.stdout.split()[-1:] == ["ok"]
+
+
 def test_an_adapter_that_does_not_fit_is_named_before_anything_starts(
     vllm_engine: VLLMEngine, weights: str, tmp_path: Path
 ) -> None:
@@ -491,18 +508,89 @@ def test_an_engine_without_lora_refuses_an_adapter(vllm_llm: Any, weights: str, 
         VLLMEngine(vllm_llm, adapter=tmp_path)
 
 
-def test_an_adapter_that_only_vllm_can_refuse_leaves_the_users_engine_alive(
-    adapting_llm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where its weights are not where it was loaded from any more, to compare with."""
+@pytest.fixture
+def unloadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An adapter that only vLLM can refuse, as where the weights are not where they were loaded from any more."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     wide = LlamaConfig(vocab_size=64, hidden_size=1152, intermediate_size=48, num_hidden_layers=1)
-    other = make_adapter(LlamaForCausalLM(wide), tmp_path / "other")
     monkeypatch.setattr("r1_rerank.engines.vllm.check_adapter", lambda *_: None)
-    with pytest.raises(CheckpointError, match=r"other' cannot be used: vLLM does not load it: "):
-        VLLMEngine(adapting_llm, adapter=other)
+    return make_adapter(LlamaForCausalLM(wide), tmp_path / "other")
+
+
+def test_an_adapter_that_only_vllm_can_refuse_leaves_the_users_engine_alive(
+    adapting_llm: Any, unloadable: Path
+) -> None:
+    for _ in range(2):  # what was loaded in part is not taken for whole
+        with pytest.raises(CheckpointError, match=r"other' cannot be used: vLLM does not load it: "):
+            VLLMEngine(adapting_llm, adapter=unloadable)
     assert answer(VLLMEngine(adapting_llm), ask("which?", tuple("AB"))).label_logprobs
+
+
+def test_such_an_adapter_fails_every_request_and_leaves_the_users_async_engine_alive(
+    vllm_async_llm: Any, unloadable: Path
+) -> None:
+    refused = VLLMEngine(vllm_async_llm, adapter=unloadable)
+    again = VLLMEngine(vllm_async_llm, adapter=unloadable)
+    for completion in [*refused.generate([ask("which?")] * 2), *refused.generate([ask("and now?")])]:
+        assert type(completion.error) is EngineError
+        assert "other' cannot be used: vLLM does not load it: " in str(completion.error)
+    assert "cannot be used" in str(again.generate([ask("which?")])[0].error)
+    plain = VLLMEngine(vllm_async_llm)
+    assert answer(plain, ask("which?")).label_logprobs  # beside those that were refused
+    for engine in (plain, again, refused):
+        engine.close()
+
+
+def test_an_adapter_is_loaded_once_whoever_gives_up_meanwhile(
+    vllm_async_llm: Any, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    request = ask("what moves the tide?", tuple("ABCDE"))
+    plain = VLLMEngine(vllm_async_llm)
+    without = answer(plain, request).label_logprobs
+    plain.close()
+    loads = []
+    add_lora = vllm_async_llm.add_lora
+
+    async def counted(lora: Any) -> bool:
+        loads.append(lora)
+        await asyncio.sleep(0.5)
+        return bool(await add_lora(lora))
+
+    monkeypatch.setattr(vllm_async_llm, "add_lora", counted)
+    adapter = make_adapter(AutoModelForCausalLM.from_pretrained(weights), tmp_path / "adapter")
+    closed = VLLMEngine(vllm_async_llm, adapter=adapter)
+    waiting = closed.submit(request)
+    wait_for(lambda: bool(loads))
+    closed.close()
+    assert isinstance(waiting.result(60).error, EngineClosedError)
+    adapted = VLLMEngine(vllm_async_llm, adapter=adapter)
+    late, good = adapted.generate([ask("too late", timeout=0.1), request])
+    assert isinstance(late.error, DeadlineError)
+    assert good.label_logprobs != pytest.approx(without, abs=1e-2)
+    assert answer(adapted, request).label_logprobs == pytest.approx(good.label_logprobs, abs=1e-2)
+    assert len(loads) == 2  # one for each engine
+    adapted.close()
+
+
+def test_an_engine_that_dies_while_it_loads_an_adapter_is_no_adapter_that_does_not_fit(
+    mortal_llm: Any, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    async def never(lora: Any) -> bool:
+        for process in mortal_llm.engine_core.resources.engine_manager.processes:
+            process.kill()
+        await asyncio.sleep(FOREVER)
+        return True
+
+    monkeypatch.setattr(mortal_llm, "add_lora", never)
+    adapter = make_adapter(AutoModelForCausalLM.from_pretrained(weights), tmp_path / "adapter")
+    engine = VLLMEngine(mortal_llm, adapter=adapter)
+    assert "has died" in str(engine.submit(ask("anybody there?")).result(60).error)
+    engine.close()
 
 
 # What cannot be used is said before anything starts.

@@ -20,9 +20,11 @@ test: .venv/dev
 test-extras: .venv/installed
 	$(BIN)/python tests/extras/run.py $(EXTRAS)
 
-# The real vLLM, in process and as a server; it pins packages that the frameworks need newer, so it has its own .venv.
+# The real vLLM, in process and as a server, and servers that fail; it pins packages that the frameworks need newer, so
+# it has its own .venv.
 test-vllm: .venv-vllm/installed
 	.venv-vllm/bin/python -m pytest -m vllm tests/engines
+	.venv-vllm/bin/python -m pytest tests/engines/test_openai.py
 
 # A training that shows that training works, over rows that pip fetches.
 test-train: .venv/dev

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,8 @@ from typing import Annotated, Any
 import typer
 
 FOLDER = Path(__file__).parent
+BAR_WIDTH, CAPTION_WIDTH = 16, 140
+"""Letters in a line of the name of a bar, and of a caption."""
 Out = Annotated[Path, typer.Option(help="Folder of the plot.")]
 
 
@@ -72,8 +75,12 @@ def print_targets(targets: Sequence[Target]) -> None:
 
 
 def caption(*packages: str) -> str:
-    """The command, the machine, and the versions of these packages."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """The command without the folders of this machine, what machine it is, and the versions of these packages."""
+    arguments = sys.argv[1:]
+    for folder in {"--out", "--env"} & set(arguments):
+        place = arguments.index(folder)
+        del arguments[place : place + 2]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *arguments])
     versions = []
     for package in packages:
         try:
@@ -104,7 +111,8 @@ def bars(title: str, y: str, values: Mapping[str, float]) -> tuple[Any, Any]:
     """A plot with a bar for each name."""
     drawing, axes = figure(title, "", y)
     axes.set(xscale="linear", yscale="linear")
-    axes.bar_label(axes.bar(list(values), list(values.values()), 0.6, zorder=2), fmt="{:,.1f}", fontsize=8)
+    names = [textwrap.fill(name, BAR_WIDTH) for name in values]
+    axes.bar_label(axes.bar(names, list(values.values()), 0.6, zorder=2), fmt="{:,.1f}", fontsize=8)
     return drawing, axes
 
 
@@ -112,7 +120,8 @@ def save(drawing: Any, name: str, folder: Path, note: str) -> Path:
     """Writes a plot as PNG, with its caption below."""
     from matplotlib import pyplot as plt
 
-    drawing.supxlabel(note.replace(" — ", "\n"), fontsize=6)
+    lines = [line for part in note.split(" — ") for line in textwrap.wrap(part, CAPTION_WIDTH)]
+    drawing.supxlabel("\n".join(lines), fontsize=6)
     path = folder / f"{name}.png"
     drawing.savefig(path, dpi=130)
     plt.close(drawing)

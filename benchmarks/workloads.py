@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import random
@@ -61,14 +62,17 @@ def mixed_lists(queries: int, words: int, *, fewest: int = 5, most: int = 50) ->
     ]
 
 
-def load(kind: EngineKind, *, cached: bool = True) -> Any:
+def load(kind: EngineKind, *, cached: bool = True, **vllm_options: Any) -> Any:
     """An engine over the embedded weights, with or without a cache of prompts; vLLM's around a `vllm.LLM`."""
     folder = str(embedded_base()[0])
     if kind == "transformers":
         return TransformersEngine(folder, cache_gib=4.0 if cached else 0)
     import vllm
 
-    return VLLMEngine(vllm.LLM(folder, **_vllm_options(cached=cached)))
+    llm = vllm.LLM(folder, **_vllm_options(cached=cached), **vllm_options)
+    # Python would wait for vLLM's processes before vLLM ends them.
+    atexit.register(llm.llm_engine.engine_core.shutdown)
+    return VLLMEngine(llm)
 
 
 def load_by_name() -> VLLMEngine:

@@ -95,9 +95,33 @@ def test_a_profile_tells_the_prompt_from_the_steps(benchmark: Load, capsys: pyte
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:4]]
     assert [row[:3] for row in rows] == [["4", "a piece of its prompt", "1"], ["4", "a further step", "2"]]
     for row in rows:
-        milliseconds = [int(cell) for cell in row[3:]]
+        milliseconds = [int(cell) for cell in row[4:-1]]
         assert milliseconds[0] == pytest.approx(sum(milliseconds[1:]), abs=4)  # of rounded parts
         assert milliseconds[1] > 0
+
+
+def test_a_pass_of_vllm_has_what_each_operation_took_by_itself(benchmark: Load):
+    module = benchmark("step_profile")
+
+    def event(name: str, start: int, end: int, *, thread: int = 1, kind: str = "cpu_op") -> dict[str, Any]:
+        return {"ph": "X", "cat": kind, "name": name, "ts": start, "dur": end - start, "tid": thread}
+
+    found = module.passes(
+        [
+            event("execute_context_1(32)_generation_0(0)", 200, 300, kind="user_annotation"),
+            event("_C::cpu_attention_with_kv_cache", 210, 240),
+            event("aten::linear", 240, 290),
+            event("_C::onednn_mm", 245, 285),
+            event("aten::copy_", 210, 290, thread=2),
+            event("execute_context_0(0)_generation_0(0)", 320, 330, kind="user_annotation"),
+            event("execute_context_1(27)_generation_0(0)", 350, 360, kind="user_annotation"),
+            {"ph": "i", "name": "an instant", "ts": 0},
+        ]
+    )
+    assert [one.tokens for one in found] == [32, 27]
+    assert found[0].spent == {"attention": 30, "layers' products": 40, "everything else": 30}
+    assert found[1].spent == {"everything else": 10}
+    assert [one.gap for one in found] == [50, None]
 
 
 def test_make_runs_all_that_need_no_environment_of_their_own(benchmark: Load):

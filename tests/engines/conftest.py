@@ -157,8 +157,8 @@ def vllm() -> Any:
     return import_vllm()
 
 
-@contextlib.contextmanager
-def users_async_llm(vllm: Any, weights: str) -> Iterator[Any]:
+@pytest.fixture
+def vllm_async_llm(vllm: Any, weights: str) -> Iterator[Any]:
     """A `vllm.AsyncLLMEngine` of the user's own, with room for one adapter, that no event loop has used."""
     options = IN_PROCESS | {"dtype": "bfloat16", "max_num_seqs": 4, "max_model_len": 512, "disable_log_stats": True}
     options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": 8}
@@ -169,20 +169,6 @@ def users_async_llm(vllm: Any, weights: str) -> Iterator[Any]:
     llm.shutdown()
     vars(llm).clear()
     collect_vllm()
-
-
-@pytest.fixture(scope="module")
-def vllm_async_llm(vllm: Any, weights: str) -> Iterator[Any]:
-    """One that is as new after every test."""
-    with users_async_llm(vllm, weights) as llm:
-        yield llm
-
-
-@pytest.fixture
-def mortal_llm(vllm: Any, weights: str) -> Iterator[Any]:
-    """Another, that a test may end."""
-    with users_async_llm(vllm, weights) as llm:
-        yield llm
 
 
 @pytest.fixture(scope="session")

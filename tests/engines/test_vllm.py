@@ -376,26 +376,26 @@ def test_a_users_async_engine_is_asked_on_its_own_loop(vllm_engine: VLLMEngine) 
     assert answer(vllm_engine, ask("the first one goes on")).text
 
 
-def test_a_users_async_engine_that_no_loop_had_used_is_free_again_afterwards(vllm: Any, mortal_llm: Any) -> None:
+def test_a_users_async_engine_that_no_loop_had_used_is_free_again_afterwards(vllm: Any, vllm_async_llm: Any) -> None:
     async def use(number: str) -> str:
-        async for output in mortal_llm.generate("The tide is", vllm.SamplingParams(max_tokens=3), number):
+        async for output in vllm_async_llm.generate("The tide is", vllm.SamplingParams(max_tokens=3), number):
             text: str = output.outputs[0].text
         return text
 
     async def on_a_loop_of_the_user() -> tuple[str, Completion, str]:
         before = await use("before")
-        again = VLLMEngine(mortal_llm)
+        again = VLLMEngine(vllm_async_llm)
         completion = await again.agenerate(ask("and on this loop?"))
         await asyncio.to_thread(again.close)
         return before, completion, await use("after")
 
     for _ in range(2):  # each time on a new loop of ours
-        engine = VLLMEngine(mortal_llm)
+        engine = VLLMEngine(vllm_async_llm)
         waiting = engine.submit(ask("go on", thinking_budget=400))
         assert answer(engine, ask("anybody there?")).label_logprobs
         engine.close()
         assert isinstance(waiting.result(60).error, EngineClosedError)
-    VLLMEngine(mortal_llm).close()  # never asked
+    VLLMEngine(vllm_async_llm).close()  # never asked
     before, completion, after = asyncio.run(on_a_loop_of_the_user())
     assert completion.error is None
     assert before
@@ -576,19 +576,19 @@ def test_an_adapter_is_loaded_once_whoever_gives_up_meanwhile(
 
 
 def test_an_engine_that_dies_while_it_loads_an_adapter_is_no_adapter_that_does_not_fit(
-    mortal_llm: Any, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vllm_async_llm: Any, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoModelForCausalLM
 
     async def never(lora: Any) -> bool:
-        for process in mortal_llm.engine_core.resources.engine_manager.processes:
+        for process in vllm_async_llm.engine_core.resources.engine_manager.processes:
             process.kill()
         await asyncio.sleep(FOREVER)
         return True
 
-    monkeypatch.setattr(mortal_llm, "add_lora", never)
+    monkeypatch.setattr(vllm_async_llm, "add_lora", never)
     adapter = make_adapter(AutoModelForCausalLM.from_pretrained(weights), tmp_path / "adapter")
-    engine = VLLMEngine(mortal_llm, adapter=adapter)
+    engine = VLLMEngine(vllm_async_llm, adapter=adapter)
     assert "has died" in str(engine.submit(ask("anybody there?")).result(60).error)
     engine.close()
 

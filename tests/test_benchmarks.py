@@ -124,6 +124,11 @@ def test_a_pass_of_vllm_has_what_each_operation_took_by_itself(benchmark: Load):
     assert [one.gap for one in found] == [50, None]
 
 
+def test_a_caption_names_no_folder_of_the_machine(benchmark: Load, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["/here/cost.py", "--engine", "vllm", "--out", "/there", "--repeats", "1"])
+    assert benchmark("tables").caption().startswith("`python benchmarks/cost.py --engine vllm --repeats 1` — ")
+
+
 def test_make_runs_all_that_need_no_environment_of_their_own(benchmark: Load):
     scripts = {
         path.name

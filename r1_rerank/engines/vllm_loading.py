@@ -109,8 +109,6 @@ async def add_adapter_async(llm: Any, lora: Any) -> None:
             if llm.errored and not adding.done():  # nobody else would end the waiting
                 raise llm.dead_error
         await adding
-    except asyncio.CancelledError:
-        raise
     except Exception as error:
         if llm.errored:
             raise llm.dead_error from error

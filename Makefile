@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+IS_NEW_ENOUGH := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 LINTED := r1_rerank integrations training tests examples benchmarks
 # Nothing here needs a model hub.
 export HF_HUB_OFFLINE = 1
@@ -61,7 +62,7 @@ clean:
 	rm -rf .venv .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(IS_NEW_ENOUGH)
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml constraints.txt
@@ -77,6 +78,7 @@ clean:
 # pip takes torch 2.13.0+cpu, which PyPI does not have, for another version than the constraint's 2.13.0. What comes
 # with vLLM beside torch is of other builds, and fails to import.
 .venv-vllm/installed: pyproject.toml constraints.txt
+	$(IS_NEW_ENOUGH)
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip --disable-pip-version-check install -q --upgrade pip
 	grep -vE '^(torch|setuptools)==' constraints.txt > .venv-vllm/constraints.txt

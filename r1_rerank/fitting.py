@@ -78,8 +78,9 @@ def fit(task: Task, texts: Sequence[str], options: RankingOptions, engine: Engin
             break
     else:
         raise ContextOverflowError(
-            f"the query leaves no room for documents in the model's context of {context} tokens: pass a shorter "
-            "query, think less, or take a model with a longer context"
+            f"no room for documents in a context of {context} tokens, of which query and instructions take "
+            f"{room.frame} and thinking {options.thinking}: pass a shorter query, think less, raise the engine's "
+            "context_tokens or the server's own limit, or take a model with a longer context"
         )
     cut = [index for index, length in enumerate(lengths) if length > cap]
     count = partial(count_text, engine)
@@ -116,6 +117,11 @@ class _Room:
         few, many = count_many(engine, [self._prompt([""] * 2), self._prompt([""] * max(most, 3))])
         self._for_each = math.ceil((many - few) / (max(most, 3) - 2)) + _SPLIT
         self._fixed = few - 2 * (self._for_each - _SPLIT)
+
+    @property
+    def frame(self) -> int:
+        """Tokens of a prompt without any document."""
+        return self._fixed
 
     def left(self, size: int, lengths: Sequence[int]) -> int:
         """Tokens left when the `size` longest documents meet in one prompt."""

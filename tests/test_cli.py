@@ -512,7 +512,7 @@ def test_ctrl_c_is_exit_code_130_without_a_word() -> None:
         (" dev-ise =cpu", "--engine-option dev_ise: TransformersEngine takes no such option"),
         ("cache_gib=much", "--engine-option cache_gib: "),
         ("dtype=float32", "dtype is there twice"),
-        ("cache_gib=[", "cannot be read"),
+        ("cache_gib=[", "the value of cache_gib is no YAML"),
     ],
 )
 def test_engine_options_are_checked_before_the_model_is_loaded(pair: str, message: str) -> None:

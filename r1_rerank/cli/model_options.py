@@ -152,7 +152,7 @@ def read_engine_options(
         try:
             options[name] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise InputError("engine-option", f"the value of {pair!r} cannot be read; quote it") from error
+            raise InputError("engine-option", f"the value of {name} is no YAML; quote it") from error
     return options
 
 

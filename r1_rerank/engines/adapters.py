@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def check_adapter(adapter: Path, model: Path) -> None:
     config = adapter_config(adapter)
     if config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
         raise unusable(adapter, f"it is no LoRA adapter but {config.get('peft_type')!r}")
-    shapes = _weights(adapter)
+    shapes = adapter_shapes(adapter)
     base = _shapes(model) if model.is_dir() else {}
     modules = {_module(name) for name in shapes}
     # Weights may be named otherwise in the file than in the model: then it shows when they are loaded.
@@ -46,8 +47,13 @@ def check_adapter(adapter: Path, model: Path) -> None:
             )
 
 
-def check_loaded(adapted: Any, adapter: Path) -> None:
+def check_loaded(adapted: Any, adapter: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuses an adapter that PEFT has loaded in part: names that it does not know it passes over.
+
+    Args:
+        adapted: The model with it.
+        adapter: Where it lies.
+        shapes: Its weights.
 
     Raises:
         CheckpointError: The adapter has weights for which the model has no layer, or lacks some.
@@ -55,14 +61,19 @@ def check_loaded(adapted: Any, adapter: Path) -> None:
     from peft import get_peft_model_state_dict
 
     wanted = {name for name in get_peft_model_state_dict(adapted, save_embedding_layers=False) if _comparable(name)}
-    found = {name for name in _weights(adapter) if _comparable(name)}
+    found = {name for name in shapes if _comparable(name)}
     for name in sorted(found - wanted):
         raise unusable(adapter, f"it adapts {_module(name)}, which the model does not have")
     for name in sorted(wanted - found):
         raise unusable(adapter, f"it has no weights for {_module(name)}, which its settings name")
 
 
-def _weights(adapter: Path) -> dict[str, tuple[int, ...]]:
+def adapter_shapes(adapter: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight of an adapter.
+
+    Raises:
+        CheckpointError: There are none, or pickled ones.
+    """
     if shapes := _shapes(adapter):
         return shapes
     raise unusable(adapter, "it has no *.safetensors weights (pickled ones are not loaded)")

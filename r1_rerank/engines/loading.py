@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, InputError, OutOfMemoryError
-from .adapters import check_loaded
+from .adapters import adapter_shapes, check_loaded
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +49,11 @@ def load_model(name: str, adapter: str | PathLike[str] | None, device: str, dtyp
             if adapter is not None:
                 from peft import PeftModel
 
+                shapes = adapter_shapes(Path(adapter))
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error of ours
                     adapted = PeftModel.from_pretrained(model, str(adapter))
-                check_loaded(adapted, Path(adapter))
+                check_loaded(adapted, Path(adapter), shapes)
                 model = adapted.merge_and_unload()
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
         what = f"model {name!r}" if adapter is None else f"adapter {str(adapter)!r} of model {name!r}"

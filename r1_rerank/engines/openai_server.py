@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import ContextOverflowError, EngineError, InputError, InputTypeError, MissingExtraError
 from .openai_replies import Body, mapping
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+_EXAMPLE = "http://localhost:8000/v1"
 
 _CONTEXT = re.compile(r"context[ _](length|size|window)|maximum context|(prompt|input) is too long", re.IGNORECASE)
 _SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
@@ -74,11 +75,17 @@ def connect(
         import openai
     except ImportError as error:
         raise MissingExtraError("openai", "openai") from error
-    settings: dict[str, Any] = {"timeout": timeout, "max_retries": max_retries, "http_client": _bounded(timeout)}
-    if client is None:
-        import os
+    import os
 
-        own = base_url or os.environ.get("OPENAI_BASE_URL")
+    own = base_url or os.environ.get("OPENAI_BASE_URL") if client is None else str(getattr(client, "base_url", ""))
+    address, login = _without_login(own) if own else (None, None)
+    settings: dict[str, Any] = {
+        "base_url": address,
+        "timeout": timeout,
+        "max_retries": max_retries,
+        "http_client": _bounded(timeout, login),
+    }
+    if client is None:
         key = (api_key or os.environ.get(KEY_VARIABLE) or ("none" if own else "")).strip()
         if not key:
             raise InputError(
@@ -87,9 +94,9 @@ def connect(
         if not (key.isascii() and key.isprintable()):
             raise InputError("api_key", "holds characters that no key has; copy it again")
         try:
-            return openai.AsyncOpenAI(api_key=key, base_url=base_url, **settings)
+            return openai.AsyncOpenAI(api_key=key, **settings)
         except Exception as error:  # the HTTP client's own, for an address that is none
-            raise InputError("base_url", f"{own!r} is no address such as http://localhost:8000/v1") from error
+            raise InputError("base_url", f"{address!r} is no address such as {_EXAMPLE}") from error
     if base_url is not None or api_key is not None:
         name = "base_url" if base_url is not None else "api_key"
         raise InputError(name, "the client has its own; pass either the client or this")
@@ -106,7 +113,6 @@ def connect(
 
     return openai.AsyncOpenAI(
         api_key=fresh_key if provider is not None else client.api_key,
-        base_url=client.base_url,
         organization=client.organization,
         project=client.project,
         default_headers=client._custom_headers,
@@ -115,7 +121,18 @@ def connect(
     )
 
 
-def _bounded(seconds: float) -> Any:
+def _without_login(address: str) -> tuple[str, tuple[str, str] | None]:
+    """An address without user and password, and the two: HTTP clients log the address of every request."""
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise InputError("base_url", f"is no address such as {_EXAMPLE}: {error}") from None
+    login, _, host = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password)) if login else None
+
+
+def _bounded(seconds: float, login: tuple[str, str] | None) -> Any:
     """An HTTP client of openai's kind in which a time-out bounds a whole try, and not each wait for more bytes."""
     import openai
 
@@ -130,7 +147,7 @@ def _bounded(seconds: float) -> Any:
                 library: Any = sys.modules[type(request).__module__.partition(".")[0]]
                 raise library.ReadTimeout(f"no answer within {seconds:g} s", request=request) from None
 
-    return Bounded()
+    return Bounded(auth=login)
 
 
 class Server:
@@ -152,8 +169,8 @@ class Server:
         self._client = client
         parts = urlsplit(str(client.base_url))
         self._root = urlunsplit(parts._replace(path=re.sub(r"/v1/?$", "", parts.path), query="")).rstrip("/")
-        self.url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")).rstrip("/")
-        """For people: without a password."""
+        self.url = urlunsplit(parts._replace(query="")).rstrip("/")
+        """For people."""
 
     async def models(self) -> list[Body] | None:
         """What the server says about each of its models; None where it has no such list."""

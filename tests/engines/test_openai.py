@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import math
@@ -769,12 +770,28 @@ def test_the_key_is_sent_and_never_told(
     assert all(completion.error.__cause__ is completion.error.__context__ is None for completion in completions)
 
 
-def test_a_password_in_the_address_is_never_told(serve: Callable[..., FakeServer]) -> None:
-    address = serve(plain).base_url.replace("http://", "http://me:hidden@")
-    engine = OpenAIEngine("m", base_url=address, dialect="plain")
+@pytest.mark.parametrize("kind", [None, openai.OpenAI, openai.AsyncOpenAI])
+def test_a_password_in_the_address_is_sent_and_never_told(
+    serve: Callable[..., FakeServer], caplog: pytest.LogCaptureFixture, kind: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = serve(plain)
+    address = server.base_url.replace("http://", "http://me:hidden%21@")
+    if kind is None:
+        engine = OpenAIEngine("m", base_url=address, dialect="plain")
+    else:
+        engine = OpenAIEngine("m", client=kind(base_url=address, api_key=KEY), dialect="plain")
     assert one(engine).error is None
-    assert "hidden" not in repr(engine)
+    assert server.headers[-1]["authorization"] == "Basic " + base64.b64encode(b"me:hidden!").decode()
+    assert "hidden" not in repr(engine) + caplog.text
     engine.close()
+
+
+@pytest.mark.parametrize("address", ["http://me:hidden@localhost:port/v1", "http://me:hidden@[::1/v1"])
+def test_a_password_in_what_is_no_address_is_not_told(address: str) -> None:
+    with pytest.raises(InputError, match=r"base_url: .*no address such as") as caught:
+        OpenAIEngine("m", base_url=address)
+    assert "hidden" not in str(caught.value)
 
 
 def test_a_server_that_recovers_is_asked_again(build: Build) -> None:
@@ -852,6 +869,7 @@ def test_a_prompt_that_is_too_long(build: Build, error: Body, dialect: str) -> N
     assert isinstance(one(engine).error, ContextOverflowError)
 
 
+@pytest.mark.parametrize("dialect", ["plain", "structured"])
 @pytest.mark.parametrize(
     ("reply", "status"),
     [
@@ -863,8 +881,8 @@ def test_a_prompt_that_is_too_long(build: Build, error: Body, dialect: str) -> N
         (said('{"answer": ["B"'), "fallback"),
     ],
 )
-def test_answers_that_are_none_are_data(build: Build, reply: Body, status: str) -> None:
-    _, engine = build(lambda body: reply)
+def test_answers_that_are_none_are_data(build: Build, reply: Body, status: str, dialect: str) -> None:
+    _, engine = build(lambda body: reply, dialect=dialect)
     result = R1Reranker(engine, thinking=0).rerank("q", ["one", "two", "three"])
     assert result.status == status
     assert sorted(hit.index for hit in result) == [0, 1, 2]
@@ -887,6 +905,33 @@ def test_a_server_that_dies_in_mid_run_leaves_a_partial_ranking(build: Build, di
     assert [hit.index for hit in result] == [0, 3, 2, 1]
     assert "start the server" in result.faults[-1].detail
     assert len(result.steps) == 2
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (HANG, "within 1 s"),
+        (Reply({"error": {"message": "on fire"}}, 500), "on fire"),
+        (Reply(b'{"choices": [{"mess'), "broken JSON"),
+    ],
+)
+def test_a_server_that_fails_in_mid_run_leaves_a_partial_ranking(
+    build: Build, dialect: str, reply: Reply, words: str
+) -> None:
+    model = Letters(knows={"allowed", "ids"})
+
+    def chat(body: Body) -> Any:
+        if len(server.asked) > 2:
+            return reply
+        return plain(body) if "messages" in body else model.names(body, "B")
+
+    server, engine = build(chat, dialect=dialect, timeout=1)
+    result = R1Reranker(engine, thinking=0).rerank("q", DOCUMENTS)
+    assert result.status == "partial"
+    assert [hit.index for hit in result] == [0, 3, 2, 1]
+    assert (result.faults[-1].kind, len(result.steps)) == ("engine", 2)
+    assert words in result.faults[-1].detail
 
 
 @BOTH
@@ -1042,8 +1087,9 @@ async def test_sync_and_async_in_a_running_loop(build: Build) -> None:
     assert other_loop.status == "ok"
 
 
-async def test_cancelling_closes_the_connection_and_leaves_no_task(build: Build) -> None:
-    server, engine = build(lambda body: HANG, concurrency=1)
+@BOTH
+async def test_cancelling_closes_the_connection_and_leaves_no_task(build: Build, dialect: str) -> None:
+    server, engine = build(lambda body: HANG, concurrency=1, dialect=dialect)
     before = asyncio.all_tasks()
     task = asyncio.create_task(R1Reranker(engine, thinking=0).arerank("q", DOCUMENTS))
     assert await asyncio.to_thread(server.reached.wait, 5)
@@ -1052,7 +1098,8 @@ async def test_cancelling_closes_the_connection_and_leaves_no_task(build: Build)
         await task
     assert await asyncio.to_thread(server.dropped.wait, 5)
     assert asyncio.all_tasks() == before
-    server.chat = plain
+    model = Letters(knows={"allowed", "ids"})
+    server.chat, server.paths["completions"] = plain, lambda body: model.names(body, "B")
     assert one(engine).text == "<answer>[B]</answer>"  # its place is free again
 
 

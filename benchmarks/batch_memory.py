@@ -1,10 +1,10 @@
 """How the memory of the transformers engine grows with the lists that are ranked together.
 
-    python benchmarks/batch_memory.py [--most 8]
+    python benchmarks/batch_memory.py [--most 8] [--repeats 5]
 
 Each batch has a process of its own, and its memory is counted above the loaded weights: activations, keys and values of
-the batch, and the prompts that the engine keeps. Prints a table and which targets were met, and draws
-`batch-memory.png`.
+the batch, and the prompts that the engine keeps. The median of several runs counts. Prints a table and which targets
+were met, and draws `batch-memory.png`.
 """
 
 from __future__ import annotations
@@ -25,18 +25,27 @@ SIZE = 20
 
 def main(
     most: Annotated[int, typer.Option(help="Lists in the largest batch; a batch of the engine takes 8.", min=2)] = 8,
+    repeats: Annotated[int, typer.Option(help="Runs of each, in processes of their own.", min=1)] = 5,
     words: Annotated[int, typer.Option(help="Words in each document.")] = 60,
     out: Out = FOLDER,
 ) -> None:
     """Prints the table in Markdown and draws the plot."""
-    costs: dict[int, Cost] = {}
-    for lists in _doubled(most):
-        with Bench(together, "transformers") as bench:
-            costs[lists] = bench.measure(*documents_of(SIZE * lists, words))
+    runs: dict[int, list[Cost]] = {lists: [] for lists in _doubled(most)}
+    for _ in range(repeats):
+        for lists, found in runs.items():
+            with Bench(together, "transformers") as bench:
+                found.append(bench.measure(*documents_of(SIZE * lists, words)))
+    costs = {lists: sorted(found, key=_mib)[len(found) // 2] for lists, found in runs.items()}
     print_table(
-        ["lists at once", "prompt tokens computed", "peak MiB above the weights", "x one list"],
+        ["lists at once", "prompt tokens computed", "peak MiB above the weights", "least and most", "x one list"],
         (
-            (lists, f"{cost.computed:,}", f"{_mib(cost):.0f}", f"{_mib(cost) / _mib(costs[1]):.2f}")
+            (
+                lists,
+                f"{cost.computed:,}",
+                f"{_mib(cost):.0f}",
+                f"{min(map(_mib, runs[lists])):.0f} to {max(map(_mib, runs[lists])):.0f}",
+                f"{_mib(cost) / _mib(costs[1]):.2f}",
+            )
             for lists, cost in costs.items()
         ),
     )

@@ -1,6 +1,6 @@
 """What the ten best of a very long list cost, in tokens, time and memory, against one pass over all documents.
 
-    python benchmarks/long_list.py [--engine vllm] [--documents 1000]
+    python benchmarks/long_list.py [--engine vllm] [--documents 1000] [--only "windows of 30"]
 
 Prints a table and which targets were met, and draws `long-list-ENGINE.png`.
 """
@@ -16,13 +16,13 @@ from measuring import Bench, Way, ranked
 from tables import FOLDER, Out, Target, bars, caption, print_table, print_targets, save
 from workloads import PACKAGES, Cost, EngineKind, bare_pass, documents_of
 
-from r1_rerank import IRanker, Usage
+from r1_rerank import DRanker, IRanker, Usage
 
 TOP = 10
 CHUNK = 50
 """The limit is passed in pieces: no context holds it whole."""
 LIMIT = f"bare passes over pieces of {CHUNK}"
-WIDE = IRanker(form="append", window=30, stride=20)
+WIDE: dict[str, Any] = {"window": 30, "stride": 20}
 """Each window leaves as many as are wanted, so that most documents stand in one window only."""
 MOST_TOKENS = 2.5
 MOST_MIB = 4 * 1024
@@ -32,17 +32,24 @@ def main(
     engine: Annotated[EngineKind, typer.Option(help="What runs the model.")] = "transformers",
     documents: Annotated[int, typer.Option(help="Documents in the list.")] = 1000,
     words: Annotated[int, typer.Option(help="Words in each document.")] = 60,
+    only: Annotated[str, typer.Option(help="Only the ways whose names hold this, beside the limit.")] = "",
     out: Out = FOLDER,
 ) -> None:
     """Prints the table in Markdown and draws the plot."""
     ways: dict[str, tuple[Way, bool]] = {  # and whether prompts are cached
         LIMIT: (in_pieces, False),
         "IRanker, windows of 20": (partial(ranked, strategy=IRanker(form="append"), thinking=0, top_k=TOP), True),
-        "IRanker, windows of 30": (partial(ranked, strategy=WIDE, thinking=0, top_k=TOP), True),
-        "DRanker": (partial(ranked, strategy="dranker", thinking=0, top_k=TOP), True),
+        "IRanker, windows of 30": (
+            partial(ranked, strategy=IRanker(form="append", **WIDE), thinking=0, top_k=TOP),
+            True,
+        ),
+        "DRanker, windows of 20": (partial(ranked, strategy=DRanker(), thinking=0, top_k=TOP), True),
+        "DRanker, windows of 30": (partial(ranked, strategy=DRanker(**WIDE), thinking=0, top_k=TOP), True),
     }
     costs = {}
     for name, (way, cached) in ways.items():
+        if name != LIMIT and only not in name:
+            continue
         with Bench(way, engine, cached=cached) as bench:
             costs[name] = bench.measure(*documents_of(documents, words))
     limit = costs[LIMIT]

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import psutil
-from workloads import Cost, EngineKind, documents_of, forget, load
+from workloads import Cost, EngineKind, documents_of, forget, load, on_cpu
 
 from r1_rerank import R1Reranker, Usage
 from r1_rerank.strategies import Strategy
@@ -45,7 +45,8 @@ class Bench:
     """One way of ranking, measured on lists that its engine has not seen.
 
     In a process of its own its memory is counted from the loaded weights up, and nothing that another way has freed
-    serves it again. vLLM takes its memory in advance: there all ways run in this process.
+    serves it again. vLLM has processes of its own, which all ways share: its memory is the most that these and this one
+    have taken since it was loaded, by the ways before too.
 
     Args:
         way: What is measured.
@@ -66,7 +67,7 @@ class Bench:
     def measure(self, query: str, documents: list[str]) -> Cost:
         """Runs it once."""
         cost: Cost = self._call(_measure, self._loaded, query, documents)
-        return cost if self._pool is not None else replace(cost, mib=None)
+        return cost if self._pool is not None or self._engine[0] == "vllm" else replace(cost, mib=None)
 
     def __enter__(self) -> Bench:
         return self
@@ -97,11 +98,12 @@ def middle(costs: Sequence[Cost]) -> Cost:
 
 
 class PeakMemory:
-    """Highest resident memory of this process while it is open, in bytes."""
+    """Highest resident memory of this process and those that it has started, while it is open, in bytes."""
 
     def __enter__(self) -> PeakMemory:
         self._stop = threading.Event()
-        self.peak = resident()
+        self._processes = processes()
+        self.peak = resident(self._processes)
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -112,24 +114,38 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.01):
-            self.peak = max(self.peak, resident())
+            self.peak = max(self.peak, resident(self._processes))
 
 
-def resident() -> int:
-    """Resident memory of this process, in bytes."""
-    return int(psutil.Process().memory_info().rss)
+def processes() -> list[psutil.Process]:
+    """This process and those that it has started."""
+    this = psutil.Process()
+    return [this, *this.children(recursive=True)]
 
 
-_loaded = functools.cache(load)
+def resident(whose: Sequence[psutil.Process]) -> int:
+    """Resident memory of processes, in bytes."""
+    total = 0
+    for process in whose:
+        with suppress(psutil.NoSuchProcess):
+            total += int(process.memory_info().rss)
+    return total
+
+
+@functools.cache
+def _loaded(kind: EngineKind, cached: bool) -> tuple[Any, int]:
+    """An engine, and the memory that there was once it was loaded."""
+    engine = load(kind, cached=cached)
+    return engine, resident(processes())
 
 
 @functools.cache
 def _prepare(way: Way, engine: tuple[EngineKind, bool]) -> int:
     """Loads and warms up; returns the memory that the weights take, with everything that is imported."""
-    loaded = _loaded(engine[0], cached=engine[1])
+    loaded, then = _loaded(*engine)
     way(loaded, *documents_of(3, 5))
     _empty(loaded)
-    return resident()
+    return then if engine[0] == "vllm" else resident(processes())
 
 
 def _empty(engine: Any) -> None:
@@ -141,12 +157,11 @@ def _empty(engine: Any) -> None:
 
 
 def _measure(way: Way, engine: tuple[EngineKind, bool], weights: int, query: str, documents: list[str]) -> Cost:
-    loaded = _loaded(engine[0], cached=engine[1])
+    loaded, _ = _loaded(*engine)
     _empty(loaded)
     with PeakMemory() as memory:
         started = time.perf_counter()
         usage = way(loaded, query, documents)
         seconds = time.perf_counter() - started
-    on_cpu = getattr(loaded, "device", None) == "cpu"  # a device has memory of its own
-    mib = (memory.peak - weights) / 2**20 if on_cpu else None
+    mib = (memory.peak - weights) / 2**20 if on_cpu(loaded) else None  # a device has memory of its own
     return Cost(usage.calls, usage.prompt_computed, usage.prompt_reused, usage.generated, seconds, mib)

@@ -5,9 +5,10 @@
 The baseline is slow, so it ranks fewer lists of the same mixture; its rate counts. Every way starts with empty caches
 and keeps equally many queries under way. *Outside the model* is all the time that was spent neither in the model's
 forward (transformers) nor in a step of vLLM, while there was something left to rank. On vLLM the ways run around a
-`vllm.LLM`; `append` also on the asynchronous engine that `VLLMEngine` makes of a name, and against `vllm serve`, which
-compute in processes of their own: nothing tells how long. Prints a table and which targets were met, and draws
-`throughput-ENGINE.png`.
+`vllm.LLM`; `append` also on the asynchronous engine that `VLLMEngine` makes of a name, and against `vllm serve`. These
+two compute while we do: nothing tells how long they wait. But vLLM computes in processes of its own, so that the
+processor time of this one, in which vLLM's own front end runs too, is the most that they can have waited for us.
+Prints a table and which targets were met, and draws `throughput-ENGINE.png`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Run:
         seconds: Wall time.
         inside: Seconds of them inside the model; None where nothing tells.
         under_way: Requests under way, on average.
+        here: Processor time of this process, in seconds.
     """
 
     queries: int
@@ -55,6 +57,7 @@ class Run:
     seconds: float
     inside: float | None
     under_way: float
+    here: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -65,6 +68,11 @@ class Run:
     def outside(self) -> float | None:
         """Share of the time outside of the model, in per cent."""
         return None if self.inside is None else 100 * (1 - self.inside / self.seconds)
+
+    @property
+    def busy(self) -> float:
+        """Processor time of this process, in per cent of the time."""
+        return 100 * self.here / self.seconds
 
 
 def main(
@@ -95,18 +103,10 @@ def main(
     if engine == "vllm":
         runs |= apart(lists, at_once, words)
     runs[RELEASED] = measured(plain, at_once, some, lambda watched: lockstep(watched, some, at_once))
+    head = ["", "queries", "of them at once", "documents", "prompt tokens computed", "seconds", "documents / s"]
+    head += ["requests under way", "outside the model", *(["processor time here"] if engine == "vllm" else [])]
     print_table(
-        [
-            "",
-            "queries",
-            "of them at once",
-            "documents",
-            "prompt tokens computed",
-            "seconds",
-            "documents / s",
-            "requests under way",
-            "outside the model",
-        ],
+        head,
         (
             (
                 name,
@@ -118,24 +118,33 @@ def main(
                 f"{run.rate:.1f}",
                 f"{run.under_way:.1f}",
                 "–" if run.outside is None else f"{run.outside:.1f}%",
+                *([f"{run.busy:.1f}%"] if engine == "vllm" else []),
             )
             for name, run in runs.items()
         ),
     )
-    goals = [
-        Target(f"{name}: outside the model", run.outside, 5, unit="%")
-        for name, run in runs.items()
-        if name in strategies and run.outside is not None
-    ]
-    if engine == "vllm":
-        goals.append(Target(f"{APPEND}: documents per second to {RELEASED}", ratio(runs), 3, at_least=True))
-    print_targets(goals)
+    print_targets(targets(runs, engine))
     note = caption(*PACKAGES)
     print("\n" + note)
     drawing, _ = bars(
         f"Throughput ({engine})", "documents ranked in a second", {name: run.rate for name, run in runs.items()}
     )
     save(drawing, f"throughput-{engine}", out, note)
+
+
+def targets(runs: dict[str, Run], engine: EngineKind) -> list[Target]:
+    """How little of the time should be ours, and how much faster than the baseline we should be."""
+    made = []
+    for name, run in runs.items():
+        if name == RELEASED:
+            continue
+        if run.outside is not None:
+            made.append(Target(f"{name}: outside the model", run.outside, 5, unit="%"))
+        else:
+            made.append(Target(f"{name}: processor time here", run.busy, 5, unit="%"))
+    if engine == "vllm":
+        made.append(Target(f"{APPEND}: documents per second to {RELEASED}", ratio(runs), 3, at_least=True))
+    return made
 
 
 def ratio(runs: dict[str, Run]) -> float:
@@ -154,11 +163,12 @@ def measured(engine: Any, at_once: int, lists: Lists, work: Callable[[Any], Usag
 def timed(engine: Any, at_once: int, lists: Lists, work: Callable[[Any], Usage]) -> Run:
     """Does the work, whatever the engine has seen and wherever it computes."""
     watched = Watched(engine, at_once)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     usage = work(watched)
-    seconds = time.perf_counter() - started
+    seconds, here = time.perf_counter() - started, time.process_time() - used
     documents = sum(len(documents) for _, documents in lists)
-    return Run(len(lists), documents, usage.prompt_computed, seconds, None, watched.mean_under_way(seconds))
+    under_way = watched.mean_under_way(seconds)
+    return Run(len(lists), documents, usage.prompt_computed, seconds, None, under_way, here)
 
 
 def apart(lists: Lists, at_once: int, words: int) -> dict[str, Run]:

@@ -87,6 +87,15 @@ def _vllm_options(*, cached: bool) -> dict[str, Any]:
     return {"enable_prefix_caching": cached, "kv_cache_memory_bytes": 2**31, "disable_log_stats": True, **cpu}
 
 
+def on_cpu(engine: Any) -> bool:
+    """Whether an engine of `load` computes in main memory."""
+    if isinstance(engine, TransformersEngine):
+        return bool(engine.device == "cpu")
+    import vllm.platforms
+
+    return bool(vllm.platforms.current_platform.is_cpu())
+
+
 def bare_pass(engine: Any, query: str, documents: Sequence[str]) -> Usage:
     """One pass over query and documents joined by newlines, without template or labels: the lower limit."""
     text = "\n".join([query, *documents])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from r1_rerank.engines.base import Engine
     from r1_rerank.engines.vllm import VLLMEngine
 
 START_SECONDS = 300
@@ -86,7 +87,8 @@ def start_server(weights: str, log: Path, *options: str) -> VLLMServer:
     model = "embedded"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", weights]
     command += ["--served-model-name", model, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", *options]
+    command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-num-seqs", "16"]
+    command += ["--enable-prompt-tokens-details", *options]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -129,6 +131,32 @@ def start_vllm_server(weights: str, tmp_path: Path) -> Iterator[Callable[..., VL
     yield start
     for server in servers:
         server.stop()
+
+
+@contextlib.contextmanager
+def in_float32(kind: str, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The embedded weights in float32 on `transformers`, `vllm` or a `server`."""
+    if kind != "server":
+        yield request.getfixturevalue({"transformers": "engine", "vllm": "vllm_engine"}[kind])
+        return
+    from r1_rerank.engines import OpenAIEngine
+
+    server: VLLMServer = request.getfixturevalue("vllm_server")
+    engine = OpenAIEngine(server.model, base_url=server.base_url, timeout=300)
+    yield engine
+    engine.close()
+
+
+FOREVER = 1500
+"""Thinking tokens that take minutes."""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
 
 
 IN_PROCESS: dict[str, Any] = {"kv_cache_memory_bytes": 2**30, "block_size": 32, "enforce_eager": True}

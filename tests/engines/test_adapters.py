@@ -85,6 +85,14 @@ def test_one_made_for_the_same_layers_under_other_names_is_refused(base: Path, t
         TransformersEngine(str(base), adapter=folder)
 
 
+def test_pickled_weights_are_not_even_read(base: Path, tmp_path: Path) -> None:
+    folder = adapter(model(), tmp_path / "adapter")
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(b"no pickle")
+    with pytest.raises(CheckpointError, match=r"pickled ones are not loaded"):
+        TransformersEngine(str(base), adapter=folder)
+
+
 def test_an_empty_folder_is_refused(base: Path, tmp_path: Path) -> None:
     shutil.copytree(adapter(model(), tmp_path / "whole"), tmp_path / "part", ignore=lambda *_: ["adapter_config.json"])
     with pytest.raises(CheckpointError, match="adapter"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -125,6 +126,15 @@ def test_labels_of_several_tokens_are_chosen_whole(served: OpenAIEngine) -> None
         "12",
     ]
     assert completion.label_logprobs is None
+
+
+def test_what_the_server_reuses_is_told(served: OpenAIEngine) -> None:
+    documents = [f"{text} It says so {number} times." for number, text in enumerate(DOCUMENTS)]
+    result = R1Reranker(served, strategy=IRanker(form="append"), thinking=0).rerank("which is new?", documents)
+    first, *further = (step.usage for step in result.steps)
+    for before, usage in itertools.pairwise([first, *further]):
+        whole = before.prompt_computed + before.prompt_reused
+        assert whole - 32 <= usage.prompt_reused <= whole  # whole blocks of its cache
 
 
 def test_many_queries_run_side_by_side(served: OpenAIEngine) -> None:

@@ -22,6 +22,8 @@ from r1_rerank.engines.openai import OpenAIEngine
 from r1_rerank.engines.vllm import VLLMEngine
 from r1_rerank.strategies import Answer
 
+from .conftest import in_float32
+
 if TYPE_CHECKING:
     from .conftest import VLLMServer
 
@@ -137,13 +139,8 @@ def played(engine: TransformersEngine) -> list[Played]:
 @pytest.fixture(params=["vllm", "server"])
 def other(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Another engine with the same weights in float32."""
-    if request.param == "vllm":
-        yield request.getfixturevalue("vllm_engine")
-        return
-    server: VLLMServer = request.getfixturevalue("vllm_server")
-    engine = OpenAIEngine(server.model, base_url=server.base_url, timeout=300)
-    yield engine
-    engine.close()
+    with in_float32(request.param, request) as engine:
+        yield engine
 
 
 def test_in_float32_the_labels_and_their_probabilities_are_the_same(

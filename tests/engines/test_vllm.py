@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +32,8 @@ from r1_rerank.errors import (
     MissingExtraError,
 )
 
+from .conftest import FOREVER, wait_for
+
 if TYPE_CHECKING:
     from r1_rerank.engines import TransformersEngine
 
@@ -45,8 +46,6 @@ pytestmark = [
 
 WORDS = ["tide", "moon", "sea", "harbour", "wave", "current", "salt", "wind", "shore", "boat", "gull", "reef", "net"]
 BLOCK = 32
-FOREVER = 1500
-"""Thinking tokens that take minutes."""
 
 
 def passages(count: int, seed: int, words: int = 12) -> list[str]:
@@ -62,13 +61,6 @@ def answer(engine: Engine, request: GenerationRequest) -> Completion:
     (completion,) = engine.generate([request])
     assert completion.error is None, completion.error
     return completion
-
-
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def near_tie(result: Any) -> bool:
@@ -337,6 +329,7 @@ def test_in_a_users_llm_too_nothing_is_left_behind(wrapped: VLLMEngine, vllm_llm
     assert isinstance(overflow.error, ContextOverflowError)
     assert good.error is None
     wait_for(lambda: count() == 0)
+    wait_for(vllm_llm.reset_prefix_cache)  # refused while the scheduler holds blocks for anyone
 
 
 def test_a_prompt_that_just_fits_is_answered(wrapped: VLLMEngine) -> None:
@@ -417,6 +410,25 @@ def test_only_copies_of_its_own_node_are_asked_behind_a_load_balancer(
     from vllm.config import ParallelConfig
 
     assert replicas(ParallelConfig(**options)) == count
+
+
+def test_a_session_stays_with_the_replica_that_has_its_cache(
+    vllm_engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, ranks = vllm_engine.llm.generate, list[Any]()
+
+    def record(*arguments: Any, data_parallel_rank: int | None = None, **options: Any) -> Any:
+        ranks.append(data_parallel_rank)
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(vllm_engine.llm, "generate", record)
+    monkeypatch.setattr(vllm_engine._runner, "_ranks", 2)
+    for _ in range(2):
+        for session in ("one", "two", "three", "four", None):
+            answer(vllm_engine, ask("where?", session=session))
+    assert ranks[:5] == ranks[5:]
+    assert set(ranks[:4]) == {0, 1}
+    assert ranks[4] is None  # vLLM chooses
 
 
 # Adapters, and engines that end.

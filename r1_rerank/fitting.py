@@ -116,16 +116,12 @@ class _Room:
         # The frame grows evenly with the number of candidates: two points tell its size for all.
         few, many = count_many(engine, [self._prompt([""] * 2), self._prompt([""] * max(most, 3))])
         self._for_each = math.ceil((many - few) / (max(most, 3) - 2)) + _SPLIT
-        self._fixed = few - 2 * (self._for_each - _SPLIT)
-
-    @property
-    def frame(self) -> int:
+        self.frame = few - 2 * (self._for_each - _SPLIT)
         """Tokens of a prompt without any document."""
-        return self._fixed
 
     def left(self, size: int, lengths: Sequence[int]) -> int:
         """Tokens left when the `size` longest documents meet in one prompt."""
-        return self._beside(size) - self._fixed - self._for_each * size - sum(sorted(lengths)[-size:])
+        return self._beside(size) - self.frame - self._for_each * size - sum(sorted(lengths)[-size:])
 
     def left_in_one(self, texts: Sequence[str]) -> int:
         """Tokens left when all documents stand in one prompt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import sys
 from collections.abc import Collection
@@ -75,9 +76,8 @@ def connect(
         import openai
     except ImportError as error:
         raise MissingExtraError("openai", "openai") from error
-    import os
-
-    own = base_url or os.environ.get("OPENAI_BASE_URL") if client is None else str(getattr(client, "base_url", ""))
+    ours = base_url or os.environ.get("OPENAI_BASE_URL")
+    own = ours if client is None else str(getattr(client, "base_url", ""))
     address, login = _without_login(own) if own else (None, None)
     settings: dict[str, Any] = {
         "base_url": address,
@@ -125,8 +125,8 @@ def _without_login(address: str) -> tuple[str, tuple[str, str] | None]:
     """An address without user and password, and the two: HTTP clients log the address of every request."""
     try:
         parts = urlsplit(address)
-    except ValueError as error:
-        raise InputError("base_url", f"is no address such as {_EXAMPLE}: {error}") from None
+    except ValueError:  # whose words may hold the password
+        raise InputError("base_url", f"is no address such as {_EXAMPLE}") from None
     login, _, host = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
     return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password)) if login else None

@@ -248,7 +248,7 @@ class VLLMDialect:
         found = mapping(choice.get("logprobs"))
         tokens, top = found.get("tokens"), found.get("top_logprobs")
         written = str(choice.get("text")).strip()
-        label = ids.get(tokens[0], "") if isinstance(tokens, list) and tokens else written
+        label = ids.get(str(tokens[0]), "") if isinstance(tokens, list) and tokens else written
         if label not in live:
             raise EngineError("the server did not keep to the allowed tokens; is it vLLM?")
         first = top[0] if isinstance(top, list) and top else None

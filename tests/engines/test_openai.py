@@ -787,7 +787,9 @@ def test_a_password_in_the_address_is_sent_and_never_told(
     engine.close()
 
 
-@pytest.mark.parametrize("address", ["http://me:hidden@localhost:port/v1", "http://me:hidden@[::1/v1"])
+@pytest.mark.parametrize(
+    "address", ["http://me:hidden@localhost:port/v1", "http://me:hidden@[::1/v1", "http://me:hidden@a\u2100b/v1"]
+)
 def test_a_password_in_what_is_no_address_is_not_told(address: str) -> None:
     with pytest.raises(InputError, match=r"base_url: .*no address such as") as caught:
         OpenAIEngine("m", base_url=address)
@@ -819,6 +821,10 @@ BOTH = pytest.mark.parametrize("dialect", ["plain", "vllm"])
         (Reply(b"{}", headers={"Content-Length": "500"}), "cannot be reached or broke off"),
         (Reply({"choices": []}), "without choices"),
         (Reply({"choices": [{"message": None}]}), "without a message|did not keep to the allowed tokens"),
+        (
+            Reply({"choices": [{"message": None, "text": "B", "logprobs": {"tokens": [[]]}}]}),
+            "without a message|did not keep to the allowed tokens",
+        ),
         (
             Reply({"choices": [{"finish_reason": "content_filter", "message": {"content": None}}]}),
             "content filter",

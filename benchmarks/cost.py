@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from measuring import Bench, Way, interleaved, ranked
+from measuring import WIDE, Bench, Way, interleaved, ranked
 from released import eliminate_in_lockstep
 from tables import FOLDER, Out, Target, caption, figure, print_rows, print_table, print_targets, save
 from workloads import PACKAGES, Cost, EngineKind, bare_pass, documents_of
 
 from r1_rerank import IRanker, Usage
+from r1_rerank.strategies import ALPHABET
 
 LIMIT = "one bare pass"
 RELEASED = "whole prompt each step"
 APPEND = "IRanker, append"
+WINDOWS = f"{APPEND}, windows of {WIDE['window']}"
+"""Only of lists that one window does not hold."""
 HEAD = ["documents", "", "calls", "prompt tokens computed", "x limit", "reused", "generated", "seconds", "x limit"]
 MEMORY = ["peak MiB", "x limit"]
 
@@ -49,6 +52,7 @@ def main(
     ways: dict[str, tuple[Way, bool]] = {  # and whether prompts are cached
         LIMIT: (bare_pass, False),
         APPEND: (partial(ranked, strategy=IRanker(form="append"), thinking=think), True),
+        WINDOWS: (partial(ranked, strategy=IRanker(form="append", **WIDE), thinking=think), True),
         "DRanker": (partial(ranked, strategy="dranker", thinking=think), True),
     }
     if whole:
@@ -63,6 +67,7 @@ def main(
             benches = {
                 name: stack.enter_context(Bench(way, engine, cached=cached, apart=apart))
                 for name, (way, cached) in ways.items()
+                if name != WINDOWS or count > len(ALPHABET)
             }
             costs = interleaved(benches, repeats, *documents_of(count, length))
         for name, cost in costs.items():
@@ -91,7 +96,10 @@ def released(engine: Any, query: str, documents: list[str], *, thinking: int) ->
 
 
 def slopes(found: Found) -> dict[str, float]:
-    """Least-squares slope of log time against log number of documents, over the lists of 60 words."""
+    """Least-squares slope of log time against log number of documents, over the lists of 60 words.
+
+    Ways that have not ranked all of those have none.
+    """
     sizes = [count for count in found[LIMIT] if count < 100]
     if len(sizes) < 2:
         return {}
@@ -99,6 +107,7 @@ def slopes(found: Found) -> dict[str, float]:
     return {
         name: statistics.linear_regression(x, [math.log(costs[count].seconds) for count in sizes]).slope
         for name, costs in found.items()
+        if costs.keys() >= set(sizes)
     }
 
 
@@ -113,9 +122,10 @@ def targets(found: Found, engine: EngineKind) -> list[Target]:
             Target("20 documents: time of `append` to the limit's", append[20].seconds / limit[20].seconds, 2),
         ]
     for count, faster in ((20, 5), (100, 20)):
-        if count in whole:
-            ratio = whole[count].seconds / append[count].seconds
-            made.append(Target(f"{count} documents: `append` faster than the whole prompt", ratio, faster, True))
+        for name, way in ((APPEND, "`append`"), (WINDOWS, f"`append` in windows of {WIDE['window']}")):
+            if count in whole and count in found.get(name, {}):
+                ratio = whole[count].seconds / found[name][count].seconds
+                made.append(Target(f"{count} documents: {way} faster than the whole prompt", ratio, faster, True))
     slope = slopes(found)
     if slope:
         made.append(Target("slope of `append` above the limit's", slope[APPEND] - slope[LIMIT], 0.1, unit=""))
@@ -145,6 +155,8 @@ def _rows(documents: str, costs: Mapping[str, Cost], *, weighed: bool) -> Iterat
 def _draw(found: Found, title: str, name: str, folder: Path, note: str) -> None:
     drawing, axes = figure(f"Time of one ranking ({title})", "documents", "seconds")
     for way, costs in found.items():
+        if not costs:  # no list was long enough for it
+            continue
         axes.plot(list(costs), [cost.seconds for cost in costs.values()], marker="o", label=way)
     axes.set_xticks(list(found[LIMIT]), [str(count) for count in found[LIMIT]])
     axes.legend()

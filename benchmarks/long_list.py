@@ -12,7 +12,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from measuring import Bench, Way, ranked
+from measuring import WIDE, Bench, Way, ranked
 from tables import FOLDER, Out, Target, bars, caption, print_table, print_targets, save
 from workloads import PACKAGES, Cost, EngineKind, bare_pass, documents_of
 
@@ -22,8 +22,6 @@ TOP = 10
 CHUNK = 50
 """The limit is passed in pieces: no context holds it whole."""
 LIMIT = f"bare passes over pieces of {CHUNK}"
-WIDE: dict[str, Any] = {"window": 30, "stride": 20}
-"""Each window leaves as many as are wanted, so that most documents stand in one window only."""
 MOST_TOKENS = 2.5
 MOST_MIB = 4 * 1024
 

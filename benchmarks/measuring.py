@@ -23,6 +23,8 @@ from r1_rerank.strategies import Strategy
 
 Way = Callable[[Any, str, list[str]], Usage]
 """Reads or ranks documents on an engine. It is sent to another process, so it is a function of a module."""
+WIDE: dict[str, Any] = {"window": 30, "stride": 20}
+"""Windows that carry on as many documents as those of 20, ten, so that most documents stand in one window only."""
 PRELOADED = [
     "torch",
     "transformers.models.auto.auto_factory",

@@ -44,7 +44,7 @@ def benchmark() -> Iterator[Load]:
         pytest.param(
             "long_list", {"documents": 3, "words": 5}, "long-list-transformers", ["peak MiB above the weights"]
         ),
-        pytest.param("batch_memory", {"most": 2, "words": 5}, "batch-memory", ["x one list"]),
+        pytest.param("batch_memory", {"most": 2, "repeats": 1, "words": 5}, "batch-memory", ["x one list"]),
         pytest.param("routing_cost", {"queries": 3, "profiles": 3, "words": 5}, "routing-transformers", ["steps"]),
         pytest.param(
             "throughput",
@@ -208,18 +208,19 @@ def test_runs_are_interleaved_and_their_middle_counts(benchmark: Load):
 
 def _found(benchmark: Load, **ways: dict[int, tuple[int, float]]) -> Any:
     cost, made = benchmark("workloads").Cost, benchmark("cost")
-    names = {"limit": made.LIMIT, "append": made.APPEND, "whole": made.RELEASED}
+    names = {"limit": made.LIMIT, "append": made.APPEND, "windows": made.WINDOWS, "whole": made.RELEASED}
     return {
         names[way]: {count: cost(1, tokens, 0, 1, seconds) for count, (tokens, seconds) in costs.items()}
         for way, costs in ways.items()
     }
 
 
-def test_slopes_leave_out_the_lists_of_shorter_documents(benchmark: Load):
+def test_slopes_leave_out_the_lists_of_shorter_documents_and_ways_of_long_lists_alone(benchmark: Load):
     found = _found(
         benchmark,
         limit={5: (1, 5.0), 10: (1, 10.0), 20: (1, 20.0), 100: (1, 1.0)},
         append={5: (1, 25.0), 10: (1, 100.0), 20: (1, 400.0), 100: (1, 1.0)},
+        windows={100: (1, 1.0)},
     )
     assert list(benchmark("cost").slopes(found).values()) == pytest.approx([1.0, 2.0])
     assert benchmark("cost").slopes(_found(benchmark, limit={20: (1, 1.0), 100: (1, 1.0)})) == {}
@@ -230,6 +231,7 @@ def test_the_targets_of_a_ranking(benchmark: Load):
         benchmark,
         limit={10: (700, 1.0), 20: (1000, 2.0), 100: (2000, 2.0)},
         append={10: (900, 2.0), 20: (1600, 4.0), 100: (4000, 10.0)},
+        windows={100: (3000, 9.0)},
         whole={10: (5000, 5.0), 20: (9000, 20.0), 100: (9000, 199.0)},
     )
     targets = benchmark("cost").targets(found, "transformers")
@@ -238,6 +240,7 @@ def test_the_targets_of_a_ranking(benchmark: Load):
         (pytest.approx(2.0), 2, True),
         (pytest.approx(5.0), 5, True),
         (pytest.approx(19.9), 20, False),
+        (pytest.approx(22.1, abs=0.1), 20, True),
         (pytest.approx(0.0), 0.1, True),
     ]
     assert benchmark("cost").targets(found, "vllm")[0].met  # 1.7 there

@@ -22,7 +22,16 @@ from .base import Completion, GenerationRequest, Probe
 from .tokenization import ChatTokenizer
 from .vllm_answers import Answer, Answering
 from .vllm_runners import AsyncRunner, Runner, closed, failed, replicas
-from .vllm_stepping import StepRunner
+from .vllm_stepping import StepRunner, turn_of
+
+_UNSET = {
+    "batch_size": None,
+    "context_tokens": None,
+    "tensor_parallel_size": 1,
+    "data_parallel_size": 1,
+    "dtype": "auto",
+}
+"""Arguments that say something about a model that is loaded, as they are where nothing is said."""
 
 
 class VLLMEngine:
@@ -35,8 +44,8 @@ class VLLMEngine:
     Args:
         model: A hub name or local folder, which is loaded; or a `vllm.LLM` or `vllm.AsyncLLMEngine` that runs
             already, which stays open when this engine is closed. While requests are under way, a `vllm.LLM` must not
-            be used otherwise; an asynchronous engine that no event loop has used yet is served on a loop of ours
-            until this engine is closed, and is then free for any other.
+            be used otherwise, and other engines of ours around it wait; an asynchronous engine that no event loop has
+            used yet is served on a loop of ours until this engine is closed, and is then free for any other.
         adapter: Folder of a LoRA adapter of the model. A `vllm.AsyncLLMEngine` loads it before the first request; all
             requests fail if it refuses it.
         dtype: `auto` (that of the weights), `float32`, `bfloat16` or `float16`.
@@ -103,17 +112,18 @@ class VLLMEngine:
                 f"expected a name, a folder, a vllm.LLM or a vllm.AsyncLLMEngine, got {type(model).__name__}",
             )
         else:
-            given = own | {"dtype": dtype} | options
-            if changed := [argument for argument, value in given.items() if value not in (None, 1, "auto")]:
+            given = own | {"dtype": dtype}
+            if changed := [*(name for name, value in given.items() if value != _UNSET[name]), *options]:
                 raise InputError(changed[0], "belongs to a model that is loaded here; set it in your own vLLM")
             arguments = None
-        lora = None if folder is None else vllm_loading.lora_request(vllm, folder)
+        lora = None if folder is None else vllm_loading.lora_request(folder)
         if arguments is None:
             self.llm = model
             config = model.llm_engine.vllm_config if isinstance(model, vllm.LLM) else model.vllm_config
             self._read(config, folder)
             if isinstance(model, vllm.LLM):
-                vllm_loading.add_adapter(model, lora)
+                with turn_of(model):
+                    vllm_loading.add_adapter(model, lora)
                 self._runner = StepRunner(model, self._open, lora)
             else:
                 self._runner = AsyncRunner(model, self._open, lora, None)
@@ -161,7 +171,10 @@ class VLLMEngine:
         self.capabilities = frozenset({"constrain", "logprobs", "thinking"} | ({"reuse"} if reuse else set()))
 
     def submit(self, request: GenerationRequest) -> Future[Completion]:
-        """Starts a request; see `Engine`. Cancelling the future takes it out of vLLM."""
+        """Starts a request; see `Engine`. Cancelling the future takes it out of vLLM.
+
+        What is called when it is done runs on the thread that asks vLLM, and must not wait for this engine.
+        """
         if self._runner.blocks():
             message = "your vLLM engine runs on this event loop, which cannot wait for itself: use the async methods"
             return _done(failed(EngineError(message)))
@@ -169,8 +182,9 @@ class VLLMEngine:
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Answers every request, in order; see `Engine.generate`."""
-        futures = [self.submit(request) for request in requests]
+        futures: list[Future[Completion]] = []
         try:
+            futures += map(self.submit, requests)
             return [future.result() for future in futures]
         finally:
             for future in futures:  # left early: nobody waits for the others

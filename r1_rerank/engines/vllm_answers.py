@@ -22,12 +22,10 @@ class Call:
     Args:
         tokens: The prompt.
         sampling: Arguments of `vllm.SamplingParams`.
-        session: See `GenerationRequest`.
     """
 
     tokens: list[int]
     sampling: dict[str, Any]
-    session: str | None
 
 
 class Written(Protocol):
@@ -162,12 +160,14 @@ class Answer:
         return _normalise({label: float(reported[token].logprob) for label, token in ids.items()})
 
     def _ask(self, **sampling: Any) -> Generator[Call, Reply, Written]:
-        reply = yield Call(self.tokens, sampling, self.request.session)
+        reply = yield Call(self.tokens, sampling)
         cached = reply.num_cached_tokens or 0
         if self.reused is None:
             self.reused = cached
         self.computed += len(self.tokens) - cached - self.unfed
         written: Written = reply.outputs[0]
+        if written.finish_reason not in ("stop", "length"):  # as where the user puts vLLM to sleep
+            raise EngineError(f"vLLM gave the request up: {written.finish_reason}")
         return written
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -104,19 +106,17 @@ async def add_adapter_async(llm: Any, lora: Any) -> None:
     """
     adding = asyncio.ensure_future(llm.add_lora(lora))
     try:
-        while not adding.done():
+        while not adding.done() and not llm.errored:  # a process that has died never replies
             await asyncio.wait([adding], timeout=_ALIVE)
-            if llm.errored and not adding.done():  # nobody else would end the waiting
-                raise llm.dead_error
-        await adding
-    except Exception as error:
-        if llm.errored:
-            raise llm.dead_error from error
-        with suppress(Exception):  # what it has loaded in part it would take for whole
-            await llm.remove_lora(lora.lora_int_id)
-        raise unusable(lora.lora_path, f"vLLM does not load it: {error}") from error
     finally:
         adding.cancel()
+    refused = adding.exception() if adding.done() and not adding.cancelled() else None
+    if llm.errored:
+        raise llm.dead_error from refused
+    if refused is not None:
+        with suppress(Exception):  # what it has loaded in part it would take for whole
+            await llm.remove_lora(lora.lora_int_id)
+        raise unusable(lora.lora_path, f"vLLM does not load it: {refused}") from refused
 
 
 def add_adapter(llm: Any, lora: Any) -> None:
@@ -127,21 +127,42 @@ def add_adapter(llm: Any, lora: Any) -> None:
     """
     if lora is None:
         return
-    try:
-        llm.llm_engine.add_lora(lora)
-    except Exception as error:
+    engine = llm.llm_engine
+    adding: Future[None] = Future()
+
+    def add() -> None:
+        try:
+            adding.set_result(engine.add_lora(lora))
+        except Exception as error:
+            adding.set_exception(error)
+
+    threading.Thread(target=add, name="r1-rerank-adapter", daemon=True).start()
+    while not adding.done() and not _has_died(engine):  # a process that has died never replies
+        wait([adding], timeout=_ALIVE)
+    if _has_died(engine):
+        raise unusable(lora.lora_path, "vLLM's engine process has died (its own log says why)")
+    if (refused := adding.exception()) is not None:
         with suppress(Exception):  # what it has loaded in part it would take for whole
-            llm.llm_engine.remove_lora(lora.lora_int_id)
-        raise unusable(lora.lora_path, f"vLLM does not load it: {error}") from error
+            engine.remove_lora(lora.lora_int_id)
+        raise unusable(lora.lora_path, f"vLLM does not load it: {refused}") from refused
 
 
-def lora_request(vllm: Any, adapter: Path) -> Any:
+def _has_died(engine: Any) -> bool:
+    """Whether the process of a `vllm.LLM` has ended; one that runs in ours cannot."""
+    resources = getattr(engine.engine_core, "resources", None)
+    return resources is not None and bool(resources.engine_dead)
+
+
+def lora_request(adapter: Path) -> Any:
     """How vLLM is told, with every request, which adapter to use."""
     from vllm.lora.request import LoRARequest
 
-    name = str(adapter.resolve())
-    # Other adapters of the user's own engine have small numbers.
-    return LoRARequest(lora_name=name, lora_int_id=zlib.crc32(name.encode()) | 1 << 31, lora_path=name)
+    path = adapter.resolve()
+    # vLLM keeps adapters by their number, and what they computed by their name: weights written anew are another one.
+    written = max((file.stat().st_mtime_ns for file in path.glob("*.safetensors")), default=0)
+    name = f"{path}@{written}"
+    # Other adapters of the user's own engine have small numbers; on a GPU vLLM holds them in 32 bits, with a sign.
+    return LoRARequest(lora_name=name, lora_int_id=zlib.crc32(name.encode()) >> 2 | 1 << 30, lora_path=str(path))
 
 
 def lora_rank(adapter: Path) -> int:

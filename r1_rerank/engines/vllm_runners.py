@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -18,8 +17,6 @@ from . import vllm_loading
 from .background import BackgroundLoop, within
 from .base import Completion, GenerationRequest
 from .vllm_answers import Answering, Call
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -157,10 +154,9 @@ class AsyncRunner:
         entered = self._time.enter()
         try:
             completion = await within(request, self._play(request))
-        except asyncio.CancelledError:
-            if not self._closed:
-                raise
-            completion = closed()
+        except asyncio.CancelledError:  # whoever gave it up holds a cancelled future, and sees nothing of this
+            ended = failed(EngineError("the event loop of your vLLM engine has ended"))
+            completion = closed() if self._closed else ended
         except Exception as error:
             completion = failed(error)
         finally:
@@ -170,6 +166,9 @@ class AsyncRunner:
 
     async def _play(self, request: GenerationRequest) -> Completion:
         answering = self._open(request)
+        session = request.session
+        if session is None and (request.thinking_budget or request.pick > 1):  # of several calls
+            session = str(next(self._numbers))
         await self._adapt()
         reply: Any = None
         while True:
@@ -178,7 +177,7 @@ class AsyncRunner:
             except StopIteration as stop:
                 completion: Completion = stop.value
                 return completion
-            reply = await self._ask(call)
+            reply = await self._ask(call, session)
 
     async def _adapt(self) -> None:
         """Loads the adapter into the user's engine, once; requests wait until it is there."""
@@ -192,12 +191,12 @@ class AsyncRunner:
         except CheckpointError as error:
             raise EngineError(str(error)) from error
 
-    async def _ask(self, call: Call) -> Any:
+    async def _ask(self, call: Call, session: str | None) -> Any:
         number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"
         options = {"lora_request": self._lora}
-        if self._ranks > 1 and call.session is not None:
+        if self._ranks > 1 and session is not None:
             # Each rank has a prefix cache of its own.
-            options["data_parallel_rank"] = zlib.crc32(call.session.encode()) % self._ranks
+            options["data_parallel_rank"] = zlib.crc32(session.encode()) % self._ranks
         outputs: AsyncGenerator[Any, None] = self._llm.generate(*arguments(call), number, **options)
         try:
             async with aclosing(outputs):
@@ -252,13 +251,14 @@ def failed(error: Exception) -> Completion:
 
 def failure(error: Exception) -> EngineError:
     """An error of vLLM in our own words."""
-    from vllm.v1.engine.exceptions import EngineDeadError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
     if isinstance(error, EngineError):
         return error
     if isinstance(error, EngineDeadError):
         return EngineError("vLLM's engine process has died (its own log says why); close this engine, build a new one")
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    # vLLM says nothing itself where it wraps the error of another.
+    cause = error.__cause__ if isinstance(error, EngineGenerateError) and error.__cause__ is not None else error
     return EngineError(f"{type(cause).__name__}: {cause}")
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..errors import DeadlineError
 from .base import Completion, GenerationRequest
@@ -18,6 +19,14 @@ from .vllm_answers import Answering, Call
 from .vllm_runners import Open, SharedTime, arguments, closed, failed, timed
 
 logger = logging.getLogger(__name__)
+
+_TURNS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+"""For each `vllm.LLM` its turn: a step returns the answers of all requests, so that only one runner may have some."""
+
+
+def turn_of(llm: Any) -> threading.Lock:
+    """Held by whoever talks to a `vllm.LLM`."""
+    return _TURNS.setdefault(llm, threading.Lock())
 
 
 @dataclass
@@ -40,6 +49,8 @@ class StepRunner:
 
     def __init__(self, llm: Any, open_answer: Open, lora: Any) -> None:
         self._engine = llm.llm_engine
+        self._turn = turn_of(llm)
+        self._has_turn = False
         self._open = open_answer
         self._lora = lora
         self._arrived: queue.SimpleQueue[tuple[GenerationRequest, Future[Completion], float] | None] = (
@@ -82,10 +93,13 @@ class StepRunner:
                 if reply.request_id in self._running:
                     self._advance(reply.request_id, reply)
         self._end(closed())
+        self._pass_turn()
 
     def _take(self) -> bool:
         """Begins what has arrived, waiting for it where nothing runs; False once the runner is closed."""
         while True:
+            if not self._running:
+                self._pass_turn()
             try:
                 entry = self._arrived.get(block=not self._running)
             except queue.Empty:
@@ -94,6 +108,9 @@ class StepRunner:
                 return False
             request, future, arrived = entry
             deadline = float("inf") if request.timeout is None else arrived + request.timeout
+            if not self._take_turn(deadline):
+                _settle(future, _late(request))
+                continue
             try:
                 answering = self._open(request)
                 call = next(answering)
@@ -105,6 +122,18 @@ class StepRunner:
                 continue
             running = _Running(request, answering, future, deadline, self._time.enter())
             self._ask(running, call)
+
+    def _take_turn(self, deadline: float) -> bool:
+        """Waits until no other runner has requests under way; False once it is too late."""
+        if not self._has_turn:
+            left = max(0.0, deadline - time.monotonic())
+            self._has_turn = self._turn.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+        return self._has_turn
+
+    def _pass_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
 
     def _ask(self, running: _Running, call: Call) -> None:
         number = f"r1-rerank-{id(self):x}-{next(self._numbers)}"
@@ -132,8 +161,7 @@ class StepRunner:
         late = time.monotonic() > running.deadline
         if late or running.future.cancelled():
             self._engine.abort_request([number])
-            error = DeadlineError(f"no answer within {running.request.timeout or 0:g} s")
-            self._finish(number, Completion(error=error))
+            self._finish(number, _late(running.request))
 
     def _end(self, completion: Completion) -> None:
         """Takes everything out with one and the same answer."""
@@ -146,6 +174,10 @@ class StepRunner:
     def _finish(self, number: str, completion: Completion) -> None:
         running = self._running.pop(number)
         _settle(running.future, timed(completion, self._time.leave(running.entered)))
+
+
+def _late(request: GenerationRequest) -> Completion:
+    return Completion(error=DeadlineError(f"no answer within {request.timeout or 0:g} s"))
 
 
 def _settle(future: Future[Completion], completion: Completion) -> None:

@@ -20,6 +20,7 @@ import pytest
 from r1_rerank import DRanker, IRanker, R1Reranker, RerankResult
 from r1_rerank.engines.base import Completion, Engine, GenerationRequest
 from r1_rerank.engines.vllm import VLLMEngine
+from r1_rerank.engines.vllm_loading import lora_request
 from r1_rerank.engines.vllm_runners import replicas
 from r1_rerank.errors import (
     CheckpointError,
@@ -143,10 +144,6 @@ def test_without_labels_the_answer_is_free_up_to_its_limit(vllm_engine: VLLMEngi
     assert completion.label_logprobs is None
     assert completion.usage.generated == 9
     assert completion.finish_reason == "length"
-    copied = "Repeat exactly and nothing else: <answer>[A]</answer> <answer>[B]</answer>"
-    stopped = answer(vllm_engine, ask(copied, None, max_answer_tokens=40))
-    assert stopped.text.count("</answer>") <= 1
-    assert "</answer>" not in stopped.text.removesuffix("</answer>")
 
 
 def test_a_seed_decides_alone_whatever_else_runs(vllm_engine: VLLMEngine) -> None:
@@ -350,6 +347,32 @@ def test_closing_answers_those_who_wait_in_a_users_llm(vllm_llm: Any) -> None:
     assert vllm_llm.llm_engine.get_num_unfinished_requests() == 0
 
 
+def test_engines_around_one_llm_take_turns(vllm_llm: Any) -> None:
+    engines = [VLLMEngine(vllm_llm) for _ in range(2)]
+    holding = engines[0].submit(ask("go on", thinking_budget=FOREVER))
+    wait_for(lambda: vllm_llm.llm_engine.get_num_unfinished_requests() == 1)
+    late, waiting = engines[1].submit(ask("me too", timeout=0.5)), engines[1].submit(ask("me too"))
+    assert isinstance(late.result(60).error, DeadlineError)
+    assert not waiting.done()
+    holding.cancel()
+    assert waiting.result(60).label_logprobs
+
+    found: list[RerankResult] = []
+
+    def rank(engine: VLLMEngine) -> None:
+        reranker = R1Reranker(engine, thinking=0)
+        found.extend(reranker.rerank_batch([f"what moves the {word}?" for word in WORDS[:8]], [passages(4, 1)] * 8))
+
+    threads = [threading.Thread(target=rank, args=[engine], daemon=True) for engine in engines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert [result.status for result in found] == ["ok"] * 16
+    for engine in engines:
+        engine.close()
+
+
 def test_a_users_async_engine_is_asked_on_its_own_loop(vllm_engine: VLLMEngine) -> None:
     second = VLLMEngine(vllm_engine.llm)
     assert R1Reranker(second, thinking=0).rerank("what moves the tide?", passages(3, seed=2)).status == "ok"
@@ -395,6 +418,19 @@ def test_a_users_async_engine_that_no_loop_had_used_is_free_again_afterwards(vll
     assert after
 
 
+def test_a_loop_that_ends_under_another_engine_is_an_error_and_no_cancellation(vllm_async_llm: Any) -> None:
+    first, second = VLLMEngine(vllm_async_llm), VLLMEngine(vllm_async_llm)
+    answer(first, ask("whose loop is it?"))
+    waiting = second.submit(ask("go on", thinking_budget=400))
+    wait_for(lambda: vllm_async_llm.get_num_unfinished_requests() == 1)
+    first.close()
+    error = waiting.result(60).error
+    assert type(error) is EngineError
+    assert "event loop of your vLLM engine has ended" in str(error)
+    assert answer(second, ask("and on a loop of its own?")).label_logprobs
+    second.close()
+
+
 @pytest.mark.parametrize(
     ("options", "count"),
     [
@@ -429,17 +465,21 @@ def test_a_session_stays_with_the_replica_that_has_its_cache(
     assert ranks[:5] == ranks[5:]
     assert set(ranks[:4]) == {0, 1}
     assert ranks[4] is None  # vLLM chooses
+    for text in WORDS[:6]:
+        ranks.clear()
+        answer(vllm_engine, ask(text, thinking_budget=2))
+        assert ranks in ([0, 0], [1, 1])  # the label where the thinking is
 
 
 # Adapters, and engines that end.
 
 
-def make_adapter(model: Any, folder: Path) -> Path:
+def make_adapter(model: Any, folder: Path, *, seed: int = 7) -> Path:
     """A LoRA adapter with random weights, large enough to change what is answered."""
     import torch
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     targets = ["q_proj", "v_proj", "down_proj"]
     get_peft_model(
         model, LoraConfig(r=6, lora_alpha=24, target_modules=targets, init_lora_weights=False)
@@ -539,6 +579,22 @@ def test_an_adapter_that_only_vllm_can_refuse_leaves_the_users_engine_alive(
     assert answer(VLLMEngine(adapting_llm), ask("which?", tuple("AB"))).label_logprobs
 
 
+def test_an_adapter_that_was_trained_on_in_its_folder_is_another_one(
+    adapting_llm: Any, weights: str, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    found = []
+    for seed in (7, 8):
+        adapter = make_adapter(AutoModelForCausalLM.from_pretrained(weights), tmp_path / "adapter", seed=seed)
+        assert 2**30 <= lora_request(adapter).lora_int_id < 2**31  # vLLM keeps it in 32 bits on a GPU
+        assert lora_request(adapter) == lora_request(adapter)
+        engine = VLLMEngine(adapting_llm, adapter=adapter)
+        found.append(answer(engine, ask("what moves the tide?", tuple("ABCDE"))).label_logprobs)
+        engine.close()
+    assert found[0] != pytest.approx(found[1], abs=1e-2)
+
+
 def test_such_an_adapter_fails_every_request_and_leaves_the_users_async_engine_alive(
     vllm_async_llm: Any, unloadable: Path
 ) -> None:
@@ -605,6 +661,23 @@ def test_an_engine_that_dies_while_it_loads_an_adapter_is_no_adapter_that_does_n
     engine.close()
 
 
+def test_a_users_llm_that_dies_while_it_loads_an_adapter_does_not_wait_forever(
+    adapting_llm: Any, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def never(lora: Any) -> bool:
+        for process in adapting_llm.llm_engine.engine_core.resources.engine_manager.processes:
+            process.kill()
+        threading.Event().wait(FOREVER)
+        return True
+
+    monkeypatch.setattr(adapting_llm.llm_engine, "add_lora", never)
+    adapter = make_adapter(AutoModelForCausalLM.from_pretrained(weights), tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="has died"):
+        VLLMEngine(adapting_llm, adapter=adapter)
+
+
 # What cannot be used is said before anything starts.
 
 
@@ -633,6 +706,10 @@ def test_other_objects_are_refused_by_name(vllm_engine: VLLMEngine, engine: Tran
         VLLMEngine(vllm_engine.llm, dtype="float32")
     with pytest.raises(InputError, match=r"max_num_seqs.*your own vLLM"):
         VLLMEngine(vllm_engine.llm, max_num_seqs=3)
+    with pytest.raises(InputError, match=r"batch_size.*your own vLLM"):
+        VLLMEngine(vllm_engine.llm, batch_size=1)
+    with pytest.raises(InputError, match=r"enforce_eager.*your own vLLM"):
+        VLLMEngine(vllm_engine.llm, enforce_eager=True)
 
 
 def test_a_model_that_vllm_cannot_load_is_named(vllm_engine: VLLMEngine, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ Body = dict[str, Any]
 _BYTES_PER_TOKEN = 3
 _TURN_TOKENS = 8
 """What a chat template puts around a turn, about."""
+_GIVEN_UP = ("abort", "cancelled", "error")
+"""Why servers say that an answer ends in the middle, beside the reasons that OpenAI knows."""
 _UNKNOWN = -9999.0
 """Written for a log-probability that is not known, or that is no number in JSON."""
 
@@ -24,13 +26,16 @@ def first_choice(reply: Body) -> Body:
     """The first choice of a reply.
 
     Raises:
-        EngineError: There is none.
+        EngineError: There is none, or it was never written to its end.
     """
     choices = reply.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise EngineError("the server answered without choices")
-    if choices[0].get("finish_reason") == "content_filter":
+    finish = choices[0].get("finish_reason")
+    if finish == "content_filter":
         raise EngineError("the server's content filter stopped the answer")
+    if finish in _GIVEN_UP:
+        raise EngineError(f"the server gave the request up: {finish}")
     return choices[0]
 
 

@@ -829,6 +829,10 @@ BOTH = pytest.mark.parametrize("dialect", ["plain", "vllm"])
             Reply({"choices": [{"finish_reason": "content_filter", "message": {"content": None}}]}),
             "content filter",
         ),
+        (
+            Reply({"choices": [{"finish_reason": "abort", "message": {"content": "[A] is"}, "text": "B"}]}),
+            "gave the request up: abort",
+        ),
     ],
 )
 def test_a_failed_request_says_what_to_do(build: Build, reply: Reply, words: str, dialect: str) -> None:

@@ -47,8 +47,8 @@ class Bench:
     """One way of ranking, measured on lists that its engine has not seen.
 
     In a process of its own its memory is counted from the loaded weights up, and nothing that another way has freed
-    serves it again. vLLM has processes of its own, which all ways share: its memory is the most that these and this one
-    have taken since it was loaded, by the ways before too.
+    serves it again. vLLM has processes of its own, which all ways share that are alike in `cached`: its memory is the
+    most that these and this one have taken since it was loaded, by the ways before too.
 
     Args:
         way: What is measured.

@@ -46,8 +46,9 @@ class VLLMEngine:
             already, which stays open when this engine is closed. While requests are under way, a `vllm.LLM` must not
             be used otherwise, and other engines of ours around it wait; an asynchronous engine that no event loop has
             used yet is served on a loop of ours until this engine is closed, and is then free for any other.
-        adapter: Folder of a LoRA adapter of the model. A `vllm.AsyncLLMEngine` loads it before the first request; all
-            requests fail if it refuses it.
+        adapter: Folder of a LoRA adapter of the model, whose files stay as they are while an engine uses them. A
+            `vllm.AsyncLLMEngine` loads it before the first request, and all requests fail if it refuses it; a
+            `vllm.LLM` does at once, when other engines of ours around it have nothing under way.
         dtype: `auto` (that of the weights), `float32`, `bfloat16` or `float16`.
         batch_size: Most requests that run together; vLLM's `max_num_seqs`.
         context_tokens: Longest prompt and answer together; vLLM's `max_model_len`. None: what the model can do.
@@ -122,8 +123,9 @@ class VLLMEngine:
             config = model.llm_engine.vllm_config if isinstance(model, vllm.LLM) else model.vllm_config
             self._read(config, folder)
             if isinstance(model, vllm.LLM):
-                with turn_of(model):
-                    vllm_loading.add_adapter(model, lora)
+                if lora is not None:
+                    with turn_of(model):
+                        vllm_loading.add_adapter(model, lora)
                 self._runner = StepRunner(model, self._open, lora)
             else:
                 self._runner = AsyncRunner(model, self._open, lora, None)
@@ -173,7 +175,7 @@ class VLLMEngine:
     def submit(self, request: GenerationRequest) -> Future[Completion]:
         """Starts a request; see `Engine`. Cancelling the future takes it out of vLLM.
 
-        What is called when it is done runs on the thread that asks vLLM, and must not wait for this engine.
+        What is called when it is done runs on the thread that asks vLLM, and must not wait for vLLM.
         """
         if self._runner.blocks():
             message = "your vLLM engine runs on this event loop, which cannot wait for itself: use the async methods"

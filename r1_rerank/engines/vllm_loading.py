@@ -125,8 +125,6 @@ def add_adapter(llm: Any, lora: Any) -> None:
     Raises:
         CheckpointError: vLLM does not load it.
     """
-    if lora is None:
-        return
     engine = llm.llm_engine
     adding: Future[None] = Future()
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _TURNS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 """For each `vllm.LLM` its turn: a step returns the answers of all requests, so that only one runner may have some."""
+_PATIENCE = 0.05
+"""Seconds of waiting for the turn, after which deadlines are looked at again."""
 
 
 def turn_of(llm: Any) -> threading.Lock:
@@ -29,12 +31,16 @@ def turn_of(llm: Any) -> threading.Lock:
     return _TURNS.setdefault(llm, threading.Lock())
 
 
-@dataclass
-class _Running:
+@dataclass(eq=False)
+class _Waiting:
     request: GenerationRequest
-    answering: Answering
     future: Future[Completion]
     deadline: float
+
+
+@dataclass(eq=False)
+class _Running(_Waiting):
+    answering: Answering
     entered: float
 
 
@@ -53,9 +59,8 @@ class StepRunner:
         self._has_turn = False
         self._open = open_answer
         self._lora = lora
-        self._arrived: queue.SimpleQueue[tuple[GenerationRequest, Future[Completion], float] | None] = (
-            queue.SimpleQueue()
-        )
+        self._arrived: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._waiting: list[_Waiting] = []
         self._running: dict[str, _Running] = {}
         self._numbers = itertools.count()
         self._time = SharedTime()
@@ -65,7 +70,8 @@ class StepRunner:
     def submit(self, request: GenerationRequest) -> Future[Completion]:
         """See `Runner`."""
         future: Future[Completion] = Future()
-        self._arrived.put((request, future, time.monotonic()))
+        deadline = float("inf") if request.timeout is None else time.monotonic() + request.timeout
+        self._arrived.put(_Waiting(request, future, deadline))
         return future
 
     def blocks(self) -> bool:
@@ -80,6 +86,7 @@ class StepRunner:
     def _work(self) -> None:
         while self._take():
             try:
+                self._begin()
                 for number in list(self._running):
                     self._check(number)
                 if not self._running:
@@ -94,41 +101,48 @@ class StepRunner:
                     self._advance(reply.request_id, reply)
         self._end(closed())
         self._pass_turn()
+        for waiting in self._waiting:
+            _settle(waiting.future, closed())
 
     def _take(self) -> bool:
-        """Begins what has arrived, waiting for it where nothing runs; False once the runner is closed."""
+        """Takes in what has arrived, waiting for it where there is nothing to do; False once the runner is closed."""
+        if not self._running:
+            self._pass_turn()
+        idle = not self._running and not self._waiting
         while True:
-            if not self._running:
-                self._pass_turn()
             try:
-                entry = self._arrived.get(block=not self._running)
+                arrived = self._arrived.get(block=idle)
             except queue.Empty:
                 return True
-            if entry is None:
+            if arrived is None:
                 return False
-            request, future, arrived = entry
-            deadline = float("inf") if request.timeout is None else arrived + request.timeout
-            if not self._take_turn(deadline):
-                _settle(future, _late(request))
-                continue
-            try:
-                answering = self._open(request)
-                call = next(answering)
-            except StopIteration as stop:  # one label alone is no question
-                _settle(future, stop.value)
-                continue
-            except Exception as error:
-                _settle(future, failed(error))
-                continue
-            running = _Running(request, answering, future, deadline, self._time.enter())
-            self._ask(running, call)
+            self._waiting.append(arrived)
+            idle = False
 
-    def _take_turn(self, deadline: float) -> bool:
-        """Waits until no other runner has requests under way; False once it is too late."""
-        if not self._has_turn:
-            left = max(0.0, deadline - time.monotonic())
-            self._has_turn = self._turn.acquire(timeout=min(left, threading.TIMEOUT_MAX))
-        return self._has_turn
+    def _begin(self) -> None:
+        """Begins what waits, unless another runner has requests under way: then what nobody waits for is let go."""
+        if self._waiting and not self._has_turn:
+            self._has_turn = self._turn.acquire(timeout=_PATIENCE)
+        if self._has_turn:
+            waiting, self._waiting = self._waiting, []
+            for one in waiting:
+                self._open_answer(one)
+            return
+        for one in [one for one in self._waiting if one.future.cancelled() or time.monotonic() > one.deadline]:
+            self._waiting.remove(one)
+            _settle(one.future, _late(one.request))
+
+    def _open_answer(self, waiting: _Waiting) -> None:
+        try:
+            answering = self._open(waiting.request)
+            call = next(answering)
+        except StopIteration as stop:  # one label alone is no question
+            _settle(waiting.future, stop.value)
+        except Exception as error:
+            _settle(waiting.future, failed(error))
+        else:
+            running = _Running(waiting.request, waiting.future, waiting.deadline, answering, self._time.enter())
+            self._ask(running, call)
 
     def _pass_turn(self) -> None:
         if self._has_turn:

@@ -351,9 +351,14 @@ def test_engines_around_one_llm_take_turns(vllm_llm: Any) -> None:
     engines = [VLLMEngine(vllm_llm) for _ in range(2)]
     holding = engines[0].submit(ask("go on", thinking_budget=FOREVER))
     wait_for(lambda: vllm_llm.llm_engine.get_num_unfinished_requests() == 1)
-    late, waiting = engines[1].submit(ask("me too", timeout=0.5)), engines[1].submit(ask("me too"))
+    ended = VLLMEngine(vllm_llm)
+    given_up = ended.submit(ask("me too"))
+    waiting, late = engines[1].submit(ask("me too")), engines[1].submit(ask("me too", timeout=0.5))
     assert isinstance(late.result(60).error, DeadlineError)
+    ended.close()
+    assert isinstance(given_up.result(60).error, EngineClosedError)
     assert not waiting.done()
+    assert not holding.done()
     holding.cancel()
     assert waiting.result(60).label_logprobs
 

@@ -49,6 +49,7 @@ def main(
         reranker = R1Reranker(one, strategy=IRanker(form=form), thinking=0)
         first = reranker.rerank(few[0], pool).usage
         results = reranker.rerank_batch(few[1:], [pool] * len(few[1:]))
+        assert all(result.status == "ok" for result in results)  # one that failed computes little
         further = [result.usage for result in results]
         block = 1 if engine == "transformers" else one.llm.llm_engine.vllm_config.cache_config.block_size
         empty = one.count_tokens([{"role": "user", "content": ""}])

@@ -46,4 +46,8 @@ def served(folder: Path) -> Iterator[str]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # it would take memory and a core from whatever is measured next
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -6,8 +6,8 @@ The baseline is slow, so it ranks fewer lists of the same mixture; its rate coun
 and keeps equally many queries under way. *Outside the model* is all the time that was spent neither in the model's
 forward (transformers) nor in a step of vLLM, while there was something left to rank. On vLLM the ways run around a
 `vllm.LLM`; `append` also on the asynchronous engine that `VLLMEngine` makes of a name, and against `vllm serve`. These
-two compute while we do: nothing tells how long they wait. But vLLM computes in processes of its own, so that the
-processor time of this one, in which vLLM's own front end runs too, is the most that they can have waited for us.
+two compute while we do: nothing tells how long they wait. For them it is told what this process computed meanwhile:
+our code, and vLLM's front end or the HTTP client.
 Prints a table and which targets were met, and draws `throughput-ENGINE.png`.
 """
 

@@ -14,7 +14,7 @@ from ..strategies import ALPHABET, IRanker
 from ..tasks import PassageRanking
 from .base import Completion, GenerationRequest, Probe
 from .openai_replies import Body, estimate_tokens, first_choice, mapping, renormalise, usage_of
-from .openai_server import AbsentError, RefusedError, Server, SlowError
+from .openai_server import AbsentError, FailedError, RefusedError, Server, SlowError
 
 logger = logging.getLogger(__name__)
 
@@ -96,17 +96,19 @@ class ChatDialect:
             try:
                 choice = await dialect._first(request)
                 break
-            except RefusedError as error:
-                if error.field == "model":
+            except (RefusedError, FailedError) as error:
+                if isinstance(error, RefusedError) and error.field == "model":
                     raise
-                absent = isinstance(error, AbsentError)
+                unclear = isinstance(error, AbsentError | FailedError)
             except SlowError as error:
                 logger.warning("taking the server for a plain one, which writes freely: %s", error)
                 dialect._structured = dialect._logprobs = False
                 return dialect
         else:
             dialect._structured = dialect._logprobs = False
-            if absent:  # some that pass requests on have nobody for a schema: only without one it is the address
+            # Some that pass requests on have nobody for a schema, and some fail at one: only without one it is told
+            # whether there is a server that answers.
+            if unclear:
                 await dialect._ask(request, _PROBE_TOKENS, constrain=False)
             return dialect
         labels = _labels(_text(choice)) or []

@@ -16,7 +16,7 @@ Body = dict[str, Any]
 _BYTES_PER_TOKEN = 3
 _TURN_TOKENS = 8
 """What a chat template puts around a turn, about."""
-_GIVEN_UP = ("abort", "cancelled", "error")
+_GIVEN_UP = ("abort", "cancelled", "error", "insufficient_system_resource")
 """Why servers say that an answer ends in the middle, beside the reasons that OpenAI knows."""
 _UNKNOWN = -9999.0
 """Written for a log-probability that is not known, or that is no number in JSON."""

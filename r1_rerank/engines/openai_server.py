@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
 
 from ..errors import ContextOverflowError, EngineError, InputError, InputTypeError, MissingExtraError
 from .openai_replies import Body, mapping
@@ -21,7 +21,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 _EXAMPLE = "http://localhost:8000/v1"
 
 _CONTEXT = re.compile(r"context[ _](length|size|window)|maximum context|(prompt|input) is too long", re.IGNORECASE)
-_SECRET_HEADER = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
+_SECRET = re.compile(r"auth|key|token|secret|cookie", re.IGNORECASE)
 _DETAIL = 300
 """Characters of a server's own words that go into an error."""
 
@@ -57,6 +57,10 @@ class AbsentError(RefusedError):
 
 class SlowError(EngineError):
     """The server did not answer in time."""
+
+
+class FailedError(EngineError):
+    """The server failed by its own account; some say so of a field that they do not know."""
 
 
 def connect(
@@ -128,6 +132,10 @@ def _without_login(address: str) -> tuple[str, tuple[str, str] | None]:
     except ValueError:  # whose words may hold the password
         raise InputError("base_url", f"is no address such as {_EXAMPLE}") from None
     login, _, host = parts.netloc.rpartition("@")
+    if not login and ":" in host and "@" in address:  # a password that ends the address's first part
+        raise InputError(
+            "base_url", f"is no address such as {_EXAMPLE}: write /, ?, # and @ as %2F, %3F, %23 and %40 in a password"
+        )
     user, _, password = login.partition(":")
     return urlunsplit(parts._replace(netloc=host)), (unquote(user), unquote(password)) if login else None
 
@@ -283,7 +291,7 @@ class Server:
                 f"it says: {detail}"
             )
         if status >= 500:
-            return EngineError(f"{self.url} failed ({status}, {tries}): look at its log; it says: {detail}")
+            return FailedError(f"{self.url} failed ({status}, {tries}): look at its log; it says: {detail}")
         if record.get("code") == "context_length_exceeded" or _CONTEXT.search(f"{record.get('type')} {detail}"):
             return ContextOverflowError(
                 f"the prompt is longer than the model's context: pass fewer or shorter documents, or think less; "
@@ -302,8 +310,11 @@ class Server:
     def _clean(self, text: str) -> str:
         """A server's words, cut short and without our key, should it have echoed it."""
         headers = self._client.default_headers
-        secrets = {str(value) for name, value in headers.items() if _SECRET_HEADER.search(name)}
-        secrets |= {secret.removeprefix("Bearer ") for secret in secrets} | {str(self._client.api_key)}
+        secrets = {str(value) for name, value in headers.items() if _SECRET.search(name)}
+        # Those of the address come back as they stood there.
+        asked = {str(value) for name, value in self._client.default_query.items() if _SECRET.search(name)}
+        asked |= {form(secret) for form in (quote, quote_plus) for secret in asked}
+        secrets |= asked | {secret.removeprefix("Bearer ") for secret in secrets} | {str(self._client.api_key)}
         for secret in sorted(secrets - {"", "none"}, key=len, reverse=True):
             text = text.replace(secret, "***")
         text = " ".join(text.split())

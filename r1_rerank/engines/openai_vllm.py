@@ -282,6 +282,8 @@ class VLLMDialect:
                 "top_k": 0,
                 "min_p": 0.0,
                 "repetition_penalty": 1.0,
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
                 **({} if request.seed is None else {"seed": request.seed}),
                 **body,
             }

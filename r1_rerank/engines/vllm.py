@@ -44,8 +44,9 @@ class VLLMEngine:
     Args:
         model: A hub name or local folder, which is loaded; or a `vllm.LLM` or `vllm.AsyncLLMEngine` that runs
             already, which stays open when this engine is closed. While requests are under way, a `vllm.LLM` must not
-            be used otherwise, and other engines of ours around it wait; an asynchronous engine that no event loop has
-            used yet is served on a loop of ours until this engine is closed, and is then free for any other.
+            be used otherwise; other engines of ours around it wait until none are, however long that is. An
+            asynchronous engine that no event loop has used yet is served on a loop of ours until this engine is
+            closed, and is then free for any other.
         adapter: Folder of a LoRA adapter of the model, whose files stay as they are while an engine uses them. A
             `vllm.AsyncLLMEngine` loads it before the first request, and all requests fail if it refuses it; a
             `vllm.LLM` does at once, when other engines of ours around it have nothing under way.

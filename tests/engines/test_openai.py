@@ -81,7 +81,7 @@ class FakeServer:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                chat = self.path == "/v1/chat/completions"
+                chat = self.path.partition("?")[0] == "/v1/chat/completions"
                 if not chat and self.path != "/v1/completions":
                     return self._send(fake.other(self.path, body))
                 with fake.lock:
@@ -788,12 +788,45 @@ def test_a_password_in_the_address_is_sent_and_never_told(
 
 
 @pytest.mark.parametrize(
-    "address", ["http://me:hidden@localhost:port/v1", "http://me:hidden@[::1/v1", "http://me:hidden@a\u2100b/v1"]
+    "address",
+    [
+        "http://me:hidden@localhost:port/v1",
+        "http://me:hidden@[::1/v1",
+        "http://me:hidden@a\u2100b/v1",
+        "http://me:hidden/2@localhost/v1",
+        "http://me:12/hidden@localhost/v1",
+        "http://me:12#hidden@localhost/v1",
+        "http://me:12?hidden@localhost/v1",
+    ],
 )
 def test_a_password_in_what_is_no_address_is_not_told(address: str) -> None:
     with pytest.raises(InputError, match=r"base_url: .*no address such as") as caught:
         OpenAIEngine("m", base_url=address)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_key_in_the_query_of_ones_own_client_is_not_told(serve: Callable[..., FakeServer]) -> None:
+    words = "Cannot POST /v1/chat/completions?key=hid%2Fden, nor with hid/den"
+    server = serve(lambda body: Reply({"error": {"message": words}}, 400))
+    client = openai.AsyncOpenAI(api_key=KEY, base_url=server.base_url, default_query={"key": "hid/den"})
+    engine = OpenAIEngine("m", client=client, dialect="plain")
+    error = str(one(engine).error)
+    assert "Cannot POST" in error
+    assert "hid" not in error
+    engine.close()
+
+
+@pytest.mark.parametrize("status", [500, 501])
+def test_a_server_that_fails_at_what_it_does_not_know_writes_freely(build: Build, status: int) -> None:
+    failure = Reply({"error": {"message": "response_format type must be text"}}, status)
+    _, engine = build(lambda body: failure if "response_format" in body else plain(body), dialect="auto")
+    assert engine.capabilities == frozenset()
+    assert one(engine).text == "<answer>[B]</answer>"
+
+
+def test_a_server_that_fails_at_everything_is_no_plain_one(build: Build) -> None:
+    with pytest.raises(EngineError, match=r"failed \(500"):
+        build(lambda body: Reply({"error": {"message": "oops"}}, 500), dialect="auto")
 
 
 def test_a_server_that_recovers_is_asked_again(build: Build) -> None:
